@@ -1,0 +1,131 @@
+//! What a resource is called: a string that is cheap to clone. What it means is the dialer's business.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The address of a peer, such as `"example.org:443"`.
+///
+/// A string that is cheap to clone. What it means is up to the [`Dial`](crate::Dial) it is given to: a host
+/// and a port for [`Tcp`](crate::dial::Tcp), whatever you like for a dialer of your own.
+///
+/// # Examples
+///
+/// ```
+/// use fdpool::Address;
+///
+/// assert_eq!(Address::from("example.org:80"), Address::from(("example.org", 80)));
+/// assert_eq!(Address::from(("::1", 80)).as_str(), "[::1]:80");
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(Arc<str>);
+
+impl Address {
+    /// The address as a string slice.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.as_str(), f)
+    }
+}
+
+impl Borrow<str> for Address {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for Address {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl From<&str> for Address {
+    fn from(address: &str) -> Self {
+        Self(address.into())
+    }
+}
+
+impl From<String> for Address {
+    fn from(address: String) -> Self {
+        Self(address.into())
+    }
+}
+
+impl From<&String> for Address {
+    fn from(address: &String) -> Self {
+        address.as_str().into()
+    }
+}
+
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Self {
+        address.clone()
+    }
+}
+
+impl From<Cow<'_, str>> for Address {
+    fn from(address: Cow<'_, str>) -> Self {
+        Self(address.into())
+    }
+}
+
+impl From<Box<str>> for Address {
+    fn from(address: Box<str>) -> Self {
+        Self(address.into())
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        address.to_string().into()
+    }
+}
+
+/// An IPv6 literal without brackets gets its brackets.
+impl From<(&str, u16)> for Address {
+    fn from((host, port): (&str, u16)) -> Self {
+        match host.parse() {
+            Ok(ip @ IpAddr::V6(_)) => (ip, port).into(),
+            _ => format!("{host}:{port}").into(),
+        }
+    }
+}
+
+impl From<(String, u16)> for Address {
+    fn from((host, port): (String, u16)) -> Self {
+        (host.as_str(), port).into()
+    }
+}
+
+impl From<(IpAddr, u16)> for Address {
+    fn from(address: (IpAddr, u16)) -> Self {
+        SocketAddr::from(address).into()
+    }
+}
+
+/// What is not UTF-8 in the path is replaced.
+impl From<&Path> for Address {
+    fn from(path: &Path) -> Self {
+        path.to_string_lossy().into()
+    }
+}
+
+impl From<&PathBuf> for Address {
+    fn from(path: &PathBuf) -> Self {
+        path.as_path().into()
+    }
+}

@@ -1,0 +1,269 @@
+//! Who may open a descriptor: budgets, and the ways to get a slot from one. The public face; the books
+//! behind it are in [`ledger`]. Knows nothing of connections.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+
+use crate::error::{AcquireError, GlobalAlreadySet, LimitError};
+use crate::limit::{self, Descriptors};
+use crate::stats::BudgetStats;
+
+mod acquire;
+mod audit;
+mod explain;
+pub(crate) mod ledger;
+mod members;
+pub(crate) mod queue;
+mod reclaim;
+pub(crate) mod slot;
+pub(crate) mod victim;
+
+pub use acquire::Acquire;
+pub(crate) use audit::GROWTH_INTERVAL;
+pub use explain::Explain;
+use ledger::Partition;
+pub use reclaim::{Reclaim, Registration};
+pub use slot::{Held, Slot};
+
+static GLOBAL: OnceLock<Budget> = OnceLock::new();
+
+/// How many descriptors may be open through fdpool: one for the whole process unless you make more.
+///
+/// Connections take their slots by themselves, and whatever else opens descriptors can take some with
+/// [`acquire`](Self::acquire). When all slots are taken, the idle connection that is least likely to be wanted
+/// next is closed for whoever needs one; when nothing is idle, callers wait in turn.
+///
+/// A handle: cheap to clone, and all clones are the same budget.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use fdpool::Budget;
+///
+/// let budget = Budget::new(2);
+/// let one = budget.acquire().await?;
+/// let two = budget.acquire().await?;
+/// assert!(budget.try_acquire().is_none());
+/// drop(one);
+/// assert!(budget.try_acquire().is_some());
+/// # drop(two); Ok(()) }
+/// ```
+#[derive(Clone)]
+#[doc(alias = "Pool")]
+#[doc(alias = "Semaphore")]
+#[doc(alias = "resourcepool")]
+pub struct Budget {
+    pub(crate) partition: Arc<Partition>,
+}
+
+impl Budget {
+    /// The budget that everything shares which is given no other.
+    ///
+    /// Sized at first use: the soft `RLIMIT_NOFILE`, less what the process has open then, less a reserve (an
+    /// eighth of the limit, 4 to 64). To size it otherwise, call [`set_global`](Self::set_global) before.
+    ///
+    /// If the limit cannot be read, or the open descriptors not be counted, a limit of 64 is assumed and said
+    /// so in a `tracing` warning.
+    #[doc(alias = "GetResourcePool")]
+    pub fn global() -> &'static Budget {
+        GLOBAL.get_or_init(|| {
+            Budget::builder().build().unwrap_or_else(|error| {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "sizing the global budget; taking 64 slots"
+                );
+                Budget::new(64)
+            })
+        })
+    }
+
+    /// Makes `budget` the one that [`global`](Self::global) returns.
+    ///
+    /// # Errors
+    ///
+    /// If that was set or used before: nobody's connections can be moved.
+    pub fn set_global(budget: Budget) -> Result<(), GlobalAlreadySet> {
+        GLOBAL.set(budget).map_err(|_| GlobalAlreadySet)
+    }
+
+    /// A budget of `limit` slots.
+    pub fn new(limit: usize) -> Budget {
+        Self { partition: Partition::root(limit, usize::MAX, 0) }
+    }
+
+    /// A budget sized by the process's limit, or by you.
+    pub fn builder() -> BudgetBuilder {
+        BudgetBuilder::default()
+    }
+
+    /// Slots as configured, or as computed when the budget was made.
+    pub fn limit(&self) -> usize {
+        self.partition.ledger.lock().limit(self.partition.account)
+    }
+
+    /// Slots that may be used now: [`limit`](Self::limit), less what running out of descriptors has taught.
+    ///
+    /// A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole again 1.6 s
+    /// after the last time.
+    pub fn effective_limit(&self) -> usize {
+        self.partition.ledger.lock().effective_limit(self.partition.account)
+    }
+
+    /// Changes the limit. Takes effect at once: growing serves those who wait, shrinking closes idle
+    /// connections, and those in use when they are put. Nothing in use is cut off.
+    ///
+    /// Who waits for more slots than the limit now is gets [`AcquireError::Exhausted`].
+    pub fn set_limit(&self, limit: usize) {
+        let ledger = &self.partition.ledger;
+        let mut books = ledger.lock();
+        books.set_limit(self.partition.account, limit);
+        ledger.settle(books);
+    }
+
+    /// Waits for a slot. First come, first served, in turn with the addresses that wait for connections.
+    ///
+    /// Without a timeout unless one is set: see [`Acquire`].
+    pub fn acquire(&self) -> Acquire<'_> {
+        self.acquire_many(1)
+    }
+
+    /// Waits for `n` slots: all or none, as one [`Slot`] of that weight.
+    ///
+    /// Nobody who came later is served before, so that small requests cannot starve a large one. A task that
+    /// needs several descriptors at once takes them this way: taken one by one, such tasks can wait for each
+    /// other for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireError::Exhausted`] at once if `n` is over the limit.
+    pub fn acquire_many(&self, n: usize) -> Acquire<'_> {
+        Acquire::new(&self.partition, n)
+    }
+
+    /// A slot, if there is one at once: never waits, and never overtakes who waits. May close an idle
+    /// connection for it.
+    pub fn try_acquire(&self) -> Option<Slot> {
+        acquire::at_once(&self.partition, 1)
+    }
+
+    /// Blocks the thread until there is a slot. For threads outside of a runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn blocking_acquire(&self) -> Result<Slot, AcquireError> {
+        pollster::block_on(self.acquire())
+    }
+
+    /// A part of this budget: never more than `at_most` of its slots.
+    ///
+    /// Its slots are slots of this budget too. Who waits in it waits in turn among themselves, and the child
+    /// takes turns with this budget's own waiters as one of them. When the child is at its limit, only
+    /// connections of its own are closed for it.
+    pub fn child(&self, at_most: usize) -> Budget {
+        Self { partition: self.partition.child(at_most) }
+    }
+
+    /// Lets another pool take part: its idle descriptors are asked for when somebody needs a slot.
+    ///
+    /// The budget keeps only a weak reference; the registration ends when it is dropped.
+    pub fn register(&self, participant: &Arc<impl Reclaim + 'static>) -> Registration {
+        let participant: Weak<dyn Reclaim> = Arc::<_>::downgrade(participant) as Weak<dyn Reclaim>;
+        Registration::new(&self.partition, participant)
+    }
+
+    /// The numbers of this moment. Takes time in proportion to the addresses that have connections.
+    pub fn stats(&self) -> BudgetStats {
+        explain::stats(&self.partition)
+    }
+
+    /// Who holds slots, who waits, and for how long: to be displayed or logged.
+    pub fn explain(&self) -> Explain {
+        Explain::of(&self.partition)
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.partition.ledger.lock().counts(self.partition.account);
+        f.debug_struct("Budget").field("counts", &counts).finish_non_exhaustive()
+    }
+}
+
+/// Two handles are equal if they are of the same budget.
+impl PartialEq for Budget {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.partition, &other.partition)
+    }
+}
+
+impl Eq for Budget {}
+
+/// Sizes a [`Budget`].
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), fdpool::LimitError> {
+/// use fdpool::Budget;
+///
+/// // All that the hard limit allows, less 100 descriptors for the rest of the program.
+/// let budget = Budget::builder().raise_soft_limit(true).reserve(100).max_dialing(64).build()?;
+/// assert!(budget.limit() > 0);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "build() makes the budget"]
+pub struct BudgetBuilder {
+    reserve: Option<usize>,
+    raise_soft_limit: bool,
+    limit: Option<usize>,
+    max_dialing: Option<usize>,
+}
+
+impl BudgetBuilder {
+    /// Descriptors to leave to the rest of the process, besides those open now. Default: an eighth of the soft
+    /// limit, at least 4 and at most 64. Without effect if a [`limit`](Self::limit) is given.
+    pub fn reserve(mut self, descriptors: usize) -> Self {
+        self.reserve = Some(descriptors);
+        self
+    }
+
+    /// Raises the process's soft `RLIMIT_NOFILE` to the hard one first. Default: no, since programs that use
+    /// `select(2)` break above 1024.
+    pub fn raise_soft_limit(mut self, raise: bool) -> Self {
+        self.raise_soft_limit = raise;
+        self
+    }
+
+    /// So many slots, whatever the process's limit is. Default: computed from it.
+    pub fn limit(mut self, slots: usize) -> Self {
+        self.limit = Some(slots);
+        self
+    }
+
+    /// How many dials may be under way at once, of all addresses together. Default: as many as there are slots.
+    pub fn max_dialing(mut self, dials: usize) -> Self {
+        self.max_dialing = Some(dials);
+        self
+    }
+
+    /// Makes the budget. A computed limit is never less than one slot.
+    ///
+    /// # Errors
+    ///
+    /// If the limit cannot be read or raised, or the open descriptors not be counted.
+    pub fn build(self) -> Result<Budget, LimitError> {
+        let max_dialing = self.max_dialing.unwrap_or(usize::MAX).max(1);
+        let (limit, foreign) = match self.limit {
+            Some(limit) if !self.raise_soft_limit => (limit, 0),
+            given => {
+                let Descriptors { soft, hard, open } = Descriptors::measure(self.raise_soft_limit)?;
+                let reserve = self.reserve.unwrap_or_else(|| limit::default_reserve(soft));
+                (given.unwrap_or_else(|| limit::slots(soft, hard, open, reserve)), open)
+            }
+        };
+        Ok(Budget { partition: Partition::root(limit, max_dialing, foreign) })
+    }
+}

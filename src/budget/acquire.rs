@@ -1,0 +1,177 @@
+//! Waiting for slots outside of connections: the `Acquire` future.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::{Applicant, Partition};
+use super::queue::{Cell, Place};
+use super::slot::Slot;
+use crate::clock::{self, Tick};
+use crate::error::{AcquireDetails, AcquireError};
+use crate::patience::Patience;
+use crate::stats::Event;
+
+/// Waits for slots; made by [`Budget::acquire`](crate::Budget::acquire) and
+/// [`acquire_many`](crate::Budget::acquire_many).
+///
+/// The place in the line is taken at the first poll.
+///
+/// # Cancel safety
+///
+/// Dropping it loses the place in the line; a slot granted but not yet received goes to the next in line.
+///
+/// # Errors
+///
+/// [`AcquireError::Exhausted`] if there are not as many slots in time, at once with
+/// [`immediate`](Self::immediate), or ever; [`AcquireError::Cancelled`] if the token fired.
+///
+/// # Panics
+///
+/// If a timeout is set and it is polled outside of a tokio runtime with a time driver.
+#[must_use = "futures do nothing unless polled"]
+pub struct Acquire<'a> {
+    partition: &'a Arc<Partition>,
+    weight: usize,
+    immediate: bool,
+    patience: Patience<'a>,
+    waiting: Option<Waiting>,
+}
+
+/// From the first poll on.
+struct Waiting {
+    cell: Arc<Cell<Option<Slot>>>,
+    place: Place,
+}
+
+impl<'a> Acquire<'a> {
+    pub(super) fn new(partition: &'a Arc<Partition>, weight: usize) -> Self {
+        Self { partition, weight, immediate: false, patience: Patience::default(), waiting: None }
+    }
+
+    /// Ends the wait when `token` fires.
+    pub fn cancel(mut self, token: &'a CancellationToken) -> Self {
+        self.patience.cancel(token);
+        self
+    }
+
+    /// How long to wait, from the first poll. Default: for ever.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.patience.limit(timeout);
+        self
+    }
+
+    /// Does not wait: [`AcquireError::Exhausted`] if the slots are not to be had at once.
+    pub fn immediate(mut self) -> Self {
+        self.immediate = true;
+        self
+    }
+
+    fn details(&self, timed_out: bool, began: Tick) -> Box<AcquireDetails> {
+        let counts = self.partition.ledger.lock().counts(self.partition.account);
+        let elapsed = clock::now().since(began);
+        tracing::debug!(wanted = self.weight, ?elapsed, %counts, timed_out, "slot refused");
+        Box::new(AcquireDetails { wanted: self.weight, elapsed, counts, timed_out })
+    }
+}
+
+impl Future for Acquire<'_> {
+    type Output = Result<Slot, AcquireError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if this.waiting.is_none() {
+            let now = clock::now();
+            if this.weight == 0 {
+                return Poll::Ready(Ok(Slot::empty(this.partition)));
+            }
+            if this.patience.is_cancelled() {
+                return Poll::Ready(Err(AcquireError::Cancelled { details: this.details(false, now) }));
+            }
+            match enqueue(this.partition, this.weight, now) {
+                Some(waiting) => this.waiting = Some(waiting),
+                None => {
+                    return Poll::Ready(Err(AcquireError::Exhausted { details: this.details(false, now) }));
+                }
+            }
+            if !this.waiting.as_ref().is_some_and(|waiting| waiting.cell.is_waiting()) {
+                // Granted at once.
+            } else if this.immediate {
+                let granted = this.waiting.take().and_then(|waiting| waiting.leave(this.partition));
+                let refused = || AcquireError::Exhausted { details: this.details(false, now) };
+                return Poll::Ready(granted.ok_or_else(refused));
+            } else {
+                this.partition.count(Event::Wait, 1);
+            }
+        }
+        let Some(waiting) = &this.waiting else { unreachable!("BUG: in line since the first poll") };
+        let began = waiting.cell.since;
+        match waiting.cell.poll(cx) {
+            Poll::Ready(granted) => {
+                this.waiting = None;
+                return Poll::Ready(
+                    granted.ok_or_else(|| AcquireError::Exhausted { details: this.details(false, began) }),
+                );
+            }
+            Poll::Pending => {}
+        }
+        let timed_out = std::task::ready!(this.patience.poll(cx)).timed_out();
+        if let Some(slot) = this.waiting.take().and_then(|waiting| waiting.leave(this.partition)) {
+            return Poll::Ready(Ok(slot)); // granted meanwhile
+        }
+        let details = this.details(timed_out, began);
+        Poll::Ready(Err(match timed_out {
+            true => AcquireError::Exhausted { details },
+            false => AcquireError::Cancelled { details },
+        }))
+    }
+}
+
+fn enqueue(partition: &Partition, weight: usize, now: Tick) -> Option<Waiting> {
+    let cell = Arc::new(Cell::new(now));
+    let ledger = &partition.ledger;
+    let mut books = ledger.lock();
+    let place = books.apply(partition.account, Applicant { cell: Arc::clone(&cell), weight })?;
+    ledger.settle(books);
+    Some(Waiting { cell, place })
+}
+
+/// What can be had without waiting, and without overtaking who waits.
+pub(super) fn at_once(partition: &Partition, weight: usize) -> Option<Slot> {
+    enqueue(partition, weight, clock::now())?.leave(partition)
+}
+
+impl Waiting {
+    /// Out of the line, with what was granted.
+    fn leave(self, partition: &Partition) -> Option<Slot> {
+        let ledger = &partition.ledger;
+        let mut books = ledger.lock();
+        let withdrawn = books.withdraw(partition.account, self.place);
+        ledger.settle(books); // a large request may have held up the others
+        drop(withdrawn);
+        self.cell.leave().flatten()
+    }
+}
+
+impl Drop for Acquire<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            drop(waiting.leave(self.partition));
+        }
+    }
+}
+
+impl fmt::Debug for Acquire<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("weight", &self.weight)
+            .field("immediate", &self.immediate)
+            .field("waiting", &self.waiting.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,98 @@
+//! What running out of descriptors teaches: the limit shrinks at once to what is really open, and grows back
+//! by equal steps (additive increase; Chiu and Jain 1989). Pure: takes the time, owns no clock.
+
+use std::time::Duration;
+
+use crate::clock::Tick;
+
+/// How often the limit grows, and in how many steps it is whole again: after 1.6 s.
+pub(crate) const GROWTH_INTERVAL: Duration = Duration::from_millis(100);
+const GROWTH_STEPS: usize = 16;
+
+/// The limit in force, where it is lower than the configured one.
+#[derive(Debug, Default)]
+pub(crate) struct Audit {
+    lowered: Option<Lowered>,
+}
+
+#[derive(Debug)]
+struct Lowered {
+    limit: usize,
+    step: usize,
+    grown_at: Tick,
+}
+
+impl Audit {
+    pub(crate) fn effective(&self, limit: usize) -> usize {
+        self.lowered.as_ref().map_or(limit, |lowered| lowered.limit.min(limit))
+    }
+
+    pub(crate) fn is_lowered(&self) -> bool {
+        self.lowered.is_some()
+    }
+
+    /// A dial found no descriptor while `others` slots were out besides its own.
+    pub(crate) fn ran_out(&mut self, limit: usize, others: usize, now: Tick) {
+        let lowered = others.clamp(1, limit.max(1));
+        let step = (limit.saturating_sub(lowered)).div_ceil(GROWTH_STEPS).max(1);
+        self.lowered = Some(Lowered { limit: lowered, step, grown_at: now });
+    }
+
+    /// Grows the limit by as many steps as are due. Returns whether it did.
+    pub(crate) fn grow(&mut self, limit: usize, now: Tick) -> bool {
+        let Some(lowered) = &mut self.lowered else { return false };
+        let steps = now.since(lowered.grown_at).as_nanos() / GROWTH_INTERVAL.as_nanos();
+        let steps = usize::try_from(steps).unwrap_or(usize::MAX);
+        if steps == 0 {
+            return false;
+        }
+        lowered.limit = lowered.limit.saturating_add(lowered.step.saturating_mul(steps));
+        lowered.grown_at = now;
+        if lowered.limit >= limit {
+            self.lowered = None;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_shrinks_at_once_and_is_whole_again_within_two_seconds() {
+        for (limit, others) in [(256, 100), (256, 255), (1000, 0), (1, 0), (1_000_000_000, 7)] {
+            let mut audit = Audit::default();
+            assert_eq!(audit.effective(limit), limit);
+            audit.ran_out(limit, others, Tick::from_millis(0));
+            assert_eq!(audit.effective(limit), others.max(1));
+            let mut before = audit.effective(limit);
+            for tenth in 1..=20 {
+                audit.grow(limit, Tick::from_millis(tenth * 100));
+                assert!(audit.effective(limit) >= before, "never shrinks by itself");
+                before = audit.effective(limit);
+            }
+            assert_eq!(audit.effective(limit), limit);
+            assert!(!audit.is_lowered());
+        }
+    }
+
+    #[test]
+    fn growth_that_nobody_asked_for_in_time_is_made_up_for() {
+        let mut audit = Audit::default();
+        audit.ran_out(160, 0, Tick::from_millis(0));
+        assert!(!audit.grow(160, Tick::from_millis(99)));
+        assert!(audit.grow(160, Tick::from_millis(500)));
+        assert_eq!(audit.effective(160), 1 + 5 * 10);
+    }
+
+    #[test]
+    fn running_out_again_shrinks_again() {
+        let mut audit = Audit::default();
+        audit.ran_out(100, 50, Tick::from_millis(0));
+        audit.ran_out(100, 20, Tick::from_millis(10));
+        assert_eq!(audit.effective(100), 20);
+        audit.ran_out(10, 50, Tick::from_millis(20));
+        assert_eq!(audit.effective(10), 10, "never above the limit");
+    }
+}

@@ -1,0 +1,106 @@
+//! The addresses that hold slots of one account, those that may have something idle first. A search for a
+//! victim that finds an address without an idle connection moves it behind; the first put there brings it
+//! back. So a search never looks twice in vain, and going idle and busy again touches nothing. Pure.
+
+use super::ledger::SeatId;
+
+/// `seats[..warm]` may have something idle, the others do not.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    seats: Vec<SeatId>,
+    warm: usize,
+}
+
+impl Members {
+    /// Those that may have something idle.
+    pub(crate) fn warm(&self) -> &[SeatId] {
+        &self.seats[..self.warm]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> &[SeatId] {
+        &self.seats
+    }
+
+    /// Joins, as one that has nothing idle. `moved` is told of every seat's new index, here and below.
+    pub(crate) fn join(&mut self, seat: SeatId, mut moved: impl FnMut(SeatId, usize)) {
+        moved(seat, self.seats.len());
+        self.seats.push(seat);
+    }
+
+    pub(crate) fn leave(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) {
+        let index = if index < self.warm { self.cool(index, &mut moved) } else { index };
+        self.swap(index, self.seats.len() - 1, &mut moved);
+        self.seats.pop();
+    }
+
+    /// It may have something idle again.
+    pub(crate) fn heat(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) {
+        if index >= self.warm {
+            self.swap(index, self.warm, &mut moved);
+            self.warm += 1;
+        }
+    }
+
+    /// It has nothing idle. Returns where it went.
+    pub(crate) fn cool(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) -> usize {
+        debug_assert!(index < self.warm, "BUG: cooled twice");
+        self.warm -= 1;
+        self.swap(index, self.warm, &mut moved);
+        self.warm
+    }
+
+    fn swap(&mut self, a: usize, b: usize, moved: &mut impl FnMut(SeatId, usize)) {
+        self.seats.swap(a, b);
+        moved(self.seats[a], a);
+        moved(self.seats[b], b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever happens in whatever order: everybody is where it was told it is, on the right side.
+        #[test]
+        fn indexes_and_sides_are_kept(operations in prop::collection::vec((0usize..4, 0usize..12), 0..200)) {
+            let mut members = Members::default();
+            let mut index = HashMap::new();
+            let mut warm = HashMap::new();
+            for (operation, seat) in operations {
+                let at = index.get(&seat).copied();
+                let mut moved = |seat, to| { index.insert(seat, to); };
+                match (operation, at) {
+                    (0, None) => {
+                        members.join(seat, &mut moved);
+                        warm.insert(seat, false);
+                    }
+                    (1, Some(at)) => {
+                        members.leave(at, &mut moved);
+                        index.remove(&seat);
+                        warm.remove(&seat);
+                    }
+                    (2, Some(at)) => {
+                        members.heat(at, &mut moved);
+                        warm.insert(seat, true);
+                    }
+                    (3, Some(at)) if warm[&seat] => {
+                        members.cool(at, &mut moved);
+                        warm.insert(seat, false);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(members.all().len(), warm.len());
+                for (seat, warm) in &warm {
+                    prop_assert_eq!(members.all()[index[seat]], *seat);
+                    prop_assert_eq!(members.warm().contains(seat), *warm);
+                }
+            }
+        }
+    }
+}

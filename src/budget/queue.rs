@@ -1,0 +1,181 @@
+//! Who waits, and in which order: the cell a grant is put into, a line of cells, and the ring in which
+//! lines take turns. Knows neither budgets nor connections; the grant is whatever its users make it.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use crate::clock::Tick;
+use crate::sync::Mutex;
+
+/// Where one waiter and its granter meet.
+///
+/// The lock protects the state alone and is held for a few instructions: wakers are cloned before it is
+/// taken, and woken or dropped after.
+#[derive(Debug)]
+pub(crate) struct Cell<G> {
+    state: Mutex<CellState<G>>,
+    pub(crate) since: Tick,
+}
+
+#[derive(Debug)]
+enum CellState<G> {
+    /// Can become Granted (by a granter) or Gone (by its waiter).
+    Waiting(Option<Waker>),
+    /// Can become Waiting (taken, and more to wait for) or Gone (its waiter left without taking it).
+    Granted(G),
+    /// Final.
+    Gone,
+}
+
+impl<G> Cell<G> {
+    pub(crate) fn new(since: Tick) -> Self {
+        Self { state: Mutex::new(CellState::Waiting(None)), since }
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(*self.state.lock(), CellState::Waiting(_))
+    }
+
+    /// Waiting → Granted. The waker is the caller's to wake, once it holds no lock.
+    ///
+    /// # Panics
+    ///
+    /// If nobody waits at the cell: granters pick cells that stand in a line, under the line's lock, and a
+    /// waiter leaves its line before it leaves its cell.
+    pub(crate) fn grant(&self, grant: G) -> Option<Waker> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, CellState::Granted(grant)) {
+            CellState::Waiting(waker) => waker,
+            CellState::Granted(_) | CellState::Gone => panic!("BUG: granted to a cell where nobody waits"),
+        }
+    }
+
+    /// Granted → Waiting, with what was granted.
+    pub(crate) fn take(&self) -> Option<G> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, CellState::Waiting(None)) {
+            CellState::Granted(grant) => Some(grant),
+            unchanged => {
+                *state = unchanged;
+                None
+            }
+        }
+    }
+
+    /// [`take`](Self::take), or a note whom to wake.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<G> {
+        if let Some(grant) = self.take() {
+            return Poll::Ready(grant);
+        }
+        if matches!(&*self.state.lock(), CellState::Waiting(Some(waker)) if waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        let mut waker = Some(cx.waker().clone());
+        let noted = {
+            let mut state = self.state.lock();
+            match &mut *state {
+                CellState::Waiting(slot) => {
+                    std::mem::swap(slot, &mut waker);
+                    true
+                }
+                CellState::Granted(_) | CellState::Gone => false,
+            }
+        };
+        match noted {
+            true => Poll::Pending,
+            false => self.take().map_or(Poll::Pending, Poll::Ready), // granted in between
+        }
+    }
+
+    /// → Gone, with what was granted and never taken: the caller passes it on.
+    pub(crate) fn leave(&self) -> Option<G> {
+        let last = std::mem::replace(&mut *self.state.lock(), CellState::Gone);
+        match last {
+            CellState::Granted(grant) => Some(grant),
+            CellState::Waiting(_) | CellState::Gone => None,
+        }
+    }
+}
+
+/// A place in a line; smaller is earlier.
+pub(crate) type Place = u64;
+
+/// First come, first served. Sorted by place, so that who leaves is found at once.
+#[derive(Debug)]
+pub(crate) struct Line<W>(VecDeque<(Place, W)>);
+
+impl<W> Line<W> {
+    pub(crate) const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn insert(&mut self, place: Place, who: W) {
+        let index = match self.0.back() {
+            Some((last, _)) if *last > place => self.0.partition_point(|(other, _)| *other < place),
+            _ => self.0.len(),
+        };
+        self.0.insert(index, (place, who));
+    }
+
+    pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
+        let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
+        self.0.remove(index).map(|(_, who)| who)
+    }
+
+    pub(crate) fn front(&self) -> Option<&(Place, W)> {
+        self.0.front()
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<(Place, W)> {
+        self.0.pop_front()
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&(Place, W)> {
+        self.0.get(index)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Place, W)> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_served_by_place_whatever_the_order_of_arrival() {
+        let mut line = Line::new();
+        for place in [5, 1, 9, 3, 7] {
+            line.insert(place, place * 10);
+        }
+        assert_eq!(line.remove(9), Some(90));
+        assert_eq!(line.remove(9), None);
+        assert_eq!(line.front(), Some(&(1, 10)));
+        let served: Vec<_> = std::iter::from_fn(|| line.pop_front()).map(|(place, _)| place).collect();
+        assert_eq!(served, [1, 3, 5, 7]);
+    }
+
+    #[test]
+    fn a_cell_keeps_a_grant_until_it_is_taken_or_left() {
+        let cell = Cell::new(Tick::from_millis(0));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(cell.poll(&mut cx).is_pending());
+        assert!(cell.is_waiting());
+        assert!(cell.grant("slot").is_some());
+        assert!(!cell.is_waiting());
+        assert_eq!(cell.poll(&mut cx), Poll::Ready("slot"));
+        assert!(cell.is_waiting(), "and may wait for more");
+        assert!(cell.grant("connection").is_none(), "nobody registered a waker since");
+        assert_eq!(cell.leave(), Some("connection"));
+        assert_eq!(cell.leave(), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! The time that idle connections, lifetimes and histories are measured with: the operating system's
+//! coarse clock, or tokio's (which tests pause and advance) with the feature `test-util`.
+//! The only file that reads a clock; timers that wake somebody are tokio's.
+
+use std::time::Duration;
+
+/// A moment, in nanoseconds since some fixed moment of this process. Comparable with itself only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tick(u64);
+
+impl Tick {
+    pub(crate) const NEVER: Tick = Tick(u64::MAX);
+
+    /// Zero if `earlier` is later: two readings of a coarse clock may disagree by a tick.
+    pub(crate) fn since(self, earlier: Tick) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn after(self, span: Duration) -> Tick {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Tick(self.0.saturating_add(nanos))
+    }
+
+    /// For histories: wraps every 49 days.
+    pub(crate) fn millis(self) -> u32 {
+        (self.0 / 1_000_000) as u32
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_millis(millis: u64) -> Tick {
+        Tick(millis * 1_000_000)
+    }
+}
+
+pub(crate) use source::{now, resolution};
+
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+mod source {
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
+    use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
+
+    use super::Tick;
+
+    fn nanos(time: Timespec) -> u64 {
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+
+    pub(crate) fn now() -> Tick {
+        Tick(nanos(clock_gettime(ClockId::MonotonicCoarse)))
+    }
+
+    /// One tick: 4 ms on most kernels, 10 on some.
+    pub(crate) fn resolution() -> Duration {
+        static RESOLUTION: LazyLock<Duration> =
+            LazyLock::new(|| Duration::from_nanos(nanos(clock_getres(ClockId::MonotonicCoarse))));
+        *RESOLUTION
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(feature = "test-util"))))]
+mod source {
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
+    #[cfg(not(feature = "test-util"))]
+    use std::time::Instant;
+    #[cfg(feature = "test-util")]
+    use tokio::time::Instant;
+
+    use super::Tick;
+
+    /// Runtimes with a paused clock may be older than the first reading: leave them room below.
+    const HEADROOM: u64 = 1 << 60;
+
+    pub(crate) fn now() -> Tick {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let now = Instant::now();
+        let ahead = now.saturating_duration_since(*START).as_nanos() as u64;
+        let behind = START.saturating_duration_since(now).as_nanos() as u64;
+        Tick(HEADROOM + ahead - behind)
+    }
+
+    pub(crate) fn resolution() -> Duration {
+        Duration::from_millis(4)
+    }
+}

@@ -1,0 +1,402 @@
+//! One connection, in somebody's hands: put, close, drop.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime;
+
+use crate::address::Address;
+use crate::budget::ledger::Victim;
+use crate::budget::slot::{Held, Kind, Lease, Slot};
+use crate::clock::{self, Tick};
+use crate::resource::freelist::{Ended, Record, Resting};
+use crate::resource::shared::Shared;
+use crate::stats::Event;
+
+/// How long [`Conn::shutdown`] may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection and what is known of it, whoever owns it: a [`Conn`], a freelist, a grant, an eviction.
+///
+/// The connection goes before its lease: the descriptor is closed, then its slot given back (I2).
+pub(crate) struct Entry<C> {
+    /// `None` only while it is being closed, or taken out of the pool.
+    pub(crate) conn: Option<C>,
+    lease: Option<Lease>,
+    pub(crate) record: Record,
+    /// Where its descriptor is registered.
+    pub(crate) runtime: Option<runtime::Id>,
+    /// What happened to it that bars reuse.
+    spent: Option<Event>,
+}
+
+impl<C> Entry<C> {
+    pub(crate) fn new(conn: C, lease: Lease, record: Record, runtime: Option<runtime::Id>) -> Box<Self> {
+        Box::new(Self { conn: Some(conn), lease: Some(lease), record, runtime, spent: None })
+    }
+
+    pub(crate) fn is_reused(&self) -> bool {
+        self.record.uses > 0
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::is_gone)
+    }
+
+    pub(crate) fn lease_mut(&mut self) -> &mut Lease {
+        self.lease.as_mut().expect("BUG: a connection has a lease until it is closed")
+    }
+
+    /// Closes the connection by its dialer. The lease goes when this returns, or when what it calls panics.
+    fn close(mut self: Box<Self>, shared: &Shared<C>) -> Option<Lease> {
+        if let Some(conn) = self.conn.take() {
+            shared.dialer.close(conn);
+        }
+        self.lease.take()
+    }
+
+    /// Closes a connection whose end is no business of the caller's: its panics are caught and counted.
+    pub(crate) fn close_quietly(self: Box<Self>, shared: &Shared<C>) -> Option<Lease> {
+        catch_unwind(AssertUnwindSafe(|| self.close(shared))).unwrap_or_else(|_| {
+            shared.count(Event::Panic);
+            None
+        })
+    }
+}
+
+impl<C> Resting for Box<Entry<C>> {
+    fn since(&self) -> Tick {
+        self.record.rested
+    }
+}
+
+/// An idle connection that is closed for somebody else.
+pub(crate) struct Closing<C> {
+    pub(crate) shared: Arc<Shared<C>>,
+    pub(crate) entry: Box<Entry<C>>,
+}
+
+impl<C: Send> Victim for Closing<C> {
+    fn lease(&mut self) -> &mut Lease {
+        self.entry.lease_mut()
+    }
+
+    fn close(self: Box<Self>) {
+        let Self { shared, entry } = *self;
+        shared.discard(entry, Event::Evicted);
+    }
+}
+
+/// A connection, taken from a [`ConnResource`](crate::ConnResource) with [`get`](crate::ConnResource::get).
+///
+/// Dereferences to the connection itself, and reads and writes as it does. When the exchange is over and the
+/// connection is in a state to begin the next, [`put`](Self::put) it. Otherwise drop it, which closes it:
+/// a future that is dropped half-way through an exchange can so never hand its half-read answer to the next
+/// user. Connections dropped are counted ([`BudgetStats::dropped`](crate::BudgetStats::dropped)), so that a
+/// forgotten `put` is seen.
+///
+/// After an error, an end of file or a `poll_shutdown` that went through it, `put` closes.
+///
+/// # Examples
+///
+/// ```
+/// # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// # let address = listener.local_addr()?;
+/// # tokio::spawn(async move {
+/// #     let (mut peer, _) = listener.accept().await?;
+/// #     let (mut read, mut write) = peer.split();
+/// #     tokio::io::copy(&mut read, &mut write).await
+/// # });
+/// let resource = fdpool::ConnResource::new(address);
+/// let mut conn = resource.get().await?;
+/// conn.write_all(b"ping").await?;
+/// let mut pong = [0; 4];
+/// conn.read_exact(&mut pong).await?; // an error returns here, and closes the connection
+/// conn.put();
+/// # Ok(()) }
+/// ```
+///
+/// A connection that was put or closed cannot be used any more:
+///
+/// ```compile_fail
+/// # async fn example(resource: fdpool::ConnResource) -> Result<(), fdpool::GetError> {
+/// let conn = resource.get().await?;
+/// conn.put();
+/// conn.peer_addr();
+/// # Ok(()) }
+/// ```
+///
+/// ```compile_fail
+/// # async fn example(resource: fdpool::ConnResource) -> Result<(), fdpool::GetError> {
+/// let conn = resource.get().await?;
+/// conn.close();
+/// conn.put();
+/// # Ok(()) }
+/// ```
+#[must_use = "a connection that is dropped is closed; put() it for reuse"]
+#[doc(alias = "Object")]
+#[doc(alias = "PooledConnection")]
+pub struct Conn<C = TcpStream> {
+    shared: Arc<Shared<C>>,
+    /// `None` only once it was given up.
+    entry: Option<Box<Entry<C>>>,
+}
+
+impl<C> Conn<C> {
+    pub(crate) fn new(shared: Arc<Shared<C>>, entry: Box<Entry<C>>) -> Self {
+        Self { shared, entry: Some(entry) }
+    }
+
+    fn entry(&self) -> &Entry<C> {
+        self.entry.as_ref().expect("BUG: a connection in use")
+    }
+
+    fn entry_mut(&mut self) -> &mut Entry<C> {
+        self.entry.as_mut().expect("BUG: a connection in use")
+    }
+
+    /// Gives the connection back for reuse: to whoever waits for it, or to rest.
+    ///
+    /// Only in a clean state: all that was asked for has been read. Closes it instead if it may not be reused:
+    /// its resource was told to [close](crate::ConnResource::schedule_close) since it was dialled, it is past
+    /// its lifetime or uses, an error or the end went through it, its slot is wanted elsewhere, or there are
+    /// enough idle ones. Does not wait.
+    #[doc(alias = "release")]
+    #[doc(alias = "recycle")]
+    #[inline]
+    pub fn put(mut self) {
+        let Some(mut entry) = self.entry.take() else { return };
+        let now = clock::now();
+        entry.record.rested = now;
+        entry.record.uses += 1;
+        let ended = match entry.record.put_end(now, self.shared.settings.max_uses) {
+            None => entry.spent,
+            Some(Ended::Uses) => Some(Event::Retired),
+            Some(Ended::Idle | Ended::Lifetime) => Some(Event::Expired),
+        };
+        match ended {
+            None => self.shared.rest(entry, true),
+            Some(event) => self.shared.discard(entry, event),
+        }
+    }
+
+    /// Closes the connection and gives its slot back. Where the connection owns its descriptor, that is closed
+    /// before this returns.
+    ///
+    /// # Panics
+    ///
+    /// If the dialer's [`close`](crate::Dial::close) or the connection's drop does; the slot is given back all
+    /// the same.
+    pub fn close(mut self) {
+        if let Some(entry) = self.entry.take() {
+            drop(entry.close(&self.shared));
+        }
+    }
+
+    /// Whether it has served before. An exchange that fails on such a connection may have met a peer that was
+    /// closing it: if the exchange is idempotent, try once more with [`fresh`](crate::Get::fresh).
+    pub fn is_reused(&self) -> bool {
+        self.entry().is_reused()
+    }
+
+    /// Time since it was dialled, as coarse as the clock: to 4 ms on most kernels.
+    pub fn age(&self) -> Duration {
+        clock::now().since(self.entry().record.born)
+    }
+
+    /// The address it was dialled to.
+    pub fn address(&self) -> &Address {
+        &self.shared.address
+    }
+
+    /// Takes the connection out of the pool. It is still counted, as [`held`](crate::BudgetStats::held), until
+    /// the value is dropped.
+    ///
+    /// If the dial moved its slot elsewhere ([`DialContext::hold`](crate::DialContext::hold)), it stays there,
+    /// and the slot here stands for nothing.
+    #[doc(alias = "hijack")]
+    #[doc(alias = "take")]
+    #[doc(alias = "detach")]
+    pub fn into_held(mut self) -> Held<C> {
+        let mut entry = self.entry.take().expect("BUG: a connection in use");
+        let conn = entry.conn.take().expect("BUG: a connection in use");
+        let slot = match entry.lease.take() {
+            Some(Lease::Own(mut slot)) => {
+                let ledger = &self.shared.partition().ledger;
+                let mut books = ledger.lock();
+                books.reassign(&mut slot, None, Kind::Held);
+                ledger.settle(books); // its address may have another now
+                slot
+            }
+            Some(Lease::Elsewhere(_)) | None => Slot::empty(self.shared.partition()),
+        };
+        slot.hold(conn)
+    }
+
+    fn note(&mut self, event: Event) {
+        self.entry_mut().spent = Some(event);
+    }
+}
+
+impl<C: AsyncWrite + Unpin> Conn<C> {
+    /// Closes gracefully: flushes, sends the end (a TLS `close_notify`, a TCP FIN), then closes. For at most a
+    /// second; dropping a connection does none of this.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of flushing and shutting down; [`TimedOut`](io::ErrorKind::TimedOut) after a second. The
+    /// connection is closed all the same.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with a time driver.
+    pub async fn shutdown(mut self) -> io::Result<()> {
+        let ended =
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx))).await;
+        self.close();
+        ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<C: AsyncRead + Unpin> Conn<C> {
+    /// Reads and throws away what still comes, until nothing has come for `quiet`: to make a connection fit for
+    /// [`put`](Self::put) after an exchange that was given up. Returns how many bytes it was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses what was read; the connection stays with the caller.
+    ///
+    /// # Errors
+    ///
+    /// If the connection fails or ends, or sends more than `at_most` bytes
+    /// ([`InvalidData`](io::ErrorKind::InvalidData)). Close it then; `put` does.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with a time driver.
+    pub async fn discard_pending(&mut self, quiet: Duration, at_most: usize) -> io::Result<usize> {
+        let mut scratch = [0; 4096];
+        let mut discarded = 0;
+        loop {
+            let read = match tokio::time::timeout(quiet, self.read(&mut scratch)).await {
+                Err(_quiet) => return Ok(discarded),
+                Ok(read) => read?,
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            discarded += read;
+            if discarded > at_most {
+                self.note(Event::Dirty);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "more pending bytes than allowed"));
+            }
+        }
+    }
+}
+
+impl<C> Drop for Conn<C> {
+    fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        self.shared.count(Event::Dropped);
+        if std::thread::panicking() {
+            // A second panic would end the process.
+            drop(entry.close_quietly(&self.shared));
+        } else {
+            drop(entry.close(&self.shared));
+        }
+    }
+}
+
+impl<C> Deref for Conn<C> {
+    type Target = C;
+
+    #[inline]
+    fn deref(&self) -> &C {
+        self.entry().conn.as_ref().expect("BUG: a connection in use")
+    }
+}
+
+impl<C> DerefMut for Conn<C> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut C {
+        self.entry_mut().conn.as_mut().expect("BUG: a connection in use")
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for Conn<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").field("address", self.address()).field("conn", &**self).finish_non_exhaustive()
+    }
+}
+
+// A connection is in a box of its own, and never pinned in it.
+impl<C> Unpin for Conn<C> {}
+
+impl<C> Conn<C> {
+    fn noting<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        if result.is_err() {
+            self.note(Event::Broken);
+        }
+        result
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Conn<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let read = ready!(Pin::new(&mut **self).poll_read(cx, buf));
+        if read.is_ok() && room > 0 && buf.filled().len() == before {
+            self.note(Event::Stale);
+        }
+        Poll::Ready(self.noting(read))
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Conn<C> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut **self).poll_write(cx, buf));
+        Poll::Ready(self.noting(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut **self).poll_write_vectored(cx, bufs));
+        Poll::Ready(self.noting(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        (**self).is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut **self).poll_flush(cx));
+        Poll::Ready(self.noting(flushed))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.note(Event::Retired);
+        Pin::new(&mut **self).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,82 @@
+//! What a dial is given: its slot, and the way to more. All that a dialer ever sees of the budget.
+
+use crate::budget::Budget;
+use crate::budget::slot::{Held, Lease, Slot};
+use crate::sync::Mutex;
+use std::fmt;
+
+/// What a dial is given: one slot, held already, and the way to more.
+///
+/// A dialer that opens one descriptor and returns what owns it needs nothing of this.
+pub struct DialContext {
+    budget: Budget,
+    /// `None` only once the dial is over.
+    lease: Mutex<Option<Lease>>,
+}
+
+impl DialContext {
+    pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
+        Self { budget, lease: Mutex::new(Some(Lease::Own(slot))) }
+    }
+
+    /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use fdpool::{Address, Dial, DialContext, dial::Tcp};
+    ///
+    /// let refused = Tcp::default().dial(&Address::from("127.0.0.1:1"), &DialContext::detached()).await;
+    /// assert!(refused.is_err());
+    /// # }
+    /// ```
+    pub fn detached() -> Self {
+        let budget = Budget::new(64);
+        let slot = budget.try_acquire().expect("BUG: a budget of 64 has a slot");
+        Self::new(budget, slot)
+    }
+
+    /// A slot for a further descriptor, of a racing attempt say. May close an idle connection for it, never
+    /// waits, and is not counted in the address's `max_conns`. Give it back when the attempt is closed.
+    pub fn try_extra_slot(&self) -> Option<Slot> {
+        self.budget.try_acquire()
+    }
+
+    /// Moves the dial's slot into the value that owns the descriptor, where that is not the connection itself:
+    /// the socket of a hyper connection, which a task of its own drives.
+    ///
+    /// The slot then stays where the descriptor is. A connection that is closed, or evicted, while its
+    /// descriptor is still open counts as closing until the value is dropped.
+    ///
+    /// # Panics
+    ///
+    /// If called twice: a dial has one slot. Ask for [more](Self::try_extra_slot).
+    pub fn hold<Io>(&self, io: Io) -> Held<Io> {
+        let mut lease = self.lease.lock();
+        match lease.take() {
+            Some(Lease::Own(slot)) => {
+                let (slot, elsewhere) = slot.tagged();
+                *lease = Some(Lease::Elsewhere(elsewhere));
+                drop(lease);
+                slot.hold(io)
+            }
+            other => {
+                *lease = other;
+                drop(lease);
+                panic!("DialContext::hold was called twice: the dial's slot is held already")
+            }
+        }
+    }
+
+    /// The dial is over: what its connection has to count as its slot.
+    pub(crate) fn take_lease(&self) -> Option<Lease> {
+        self.lease.lock().take()
+    }
+}
+
+impl fmt::Debug for DialContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DialContext").field("budget", &self.budget).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,360 @@
+//! The errors, one type per operation: where, in which phase, how long, and what the budget looked like.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::address::Address;
+use crate::stats::BudgetCounts;
+
+/// What a failed [`get`](crate::ConnResource::get) or [`acquire`](crate::Budget::acquire) was doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Waiting for a slot of the budget.
+    WaitingForSlot,
+    /// Waiting for a connection of an address that has all it may have (`max_conns`).
+    WaitingForAddress,
+    /// Dialing.
+    Dialing,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::WaitingForSlot => "waiting for a slot",
+            Phase::WaitingForAddress => "waiting for the address",
+            Phase::Dialing => "dialing",
+        })
+    }
+}
+
+/// The circumstances of a failed [`get`](crate::ConnResource::get).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GetDetails {
+    /// The address asked for.
+    pub address: Address,
+    /// What the call was doing.
+    pub phase: Phase,
+    /// How long the call had taken, from its first poll.
+    pub elapsed: Duration,
+    /// The budget at that moment.
+    pub counts: BudgetCounts,
+    /// Whether a timeout ended the call.
+    pub timed_out: bool,
+}
+
+/// Why there is no connection.
+///
+/// `source()` is the last dial error at the address, where there is one: a get that timed out while its peer
+/// refuses connections says so.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// The token given to [`Get::cancel`](crate::Get::cancel) fired.
+    #[error("{}: cancelled after {:.3?}, {}", .details.address, .details.elapsed, .details.phase)]
+    Cancelled {
+        /// The circumstances.
+        details: Box<GetDetails>,
+        /// The last dial error at the address.
+        source: Option<DialError>,
+    },
+    /// No slot: not at once ([`Get::immediate`](crate::Get::immediate)), or not in time.
+    #[error(
+        "{}: no free slot after {:.3?} ({}); Budget::explain() tells who holds them",
+        .details.address, .details.elapsed, .details.counts
+    )]
+    Exhausted {
+        /// The circumstances.
+        details: Box<GetDetails>,
+        /// The last dial error at the address.
+        source: Option<DialError>,
+    },
+    /// The address has all the connections it may have (`max_conns`), all in use: at once, or until the timeout.
+    #[error("{}: all its connections are in use (max_conns), after {:.3?}", .details.address, .details.elapsed)]
+    AddressBusy {
+        /// The circumstances.
+        details: Box<GetDetails>,
+        /// The last dial error at the address.
+        source: Option<DialError>,
+    },
+    /// The dial did not end in time.
+    #[error("{}: dial timed out, {:.3?} after the get began", .details.address, .details.elapsed)]
+    DialTimeout {
+        /// The circumstances.
+        details: Box<GetDetails>,
+        /// The last dial error at the address.
+        source: Option<DialError>,
+    },
+    /// The dial failed.
+    #[error("{}: dial failed after {:.3?}", .details.address, .details.elapsed)]
+    Dial {
+        /// The circumstances.
+        details: Box<GetDetails>,
+        /// What the dialer said.
+        source: DialError,
+    },
+    /// The budget or the resource is closed.
+    #[error("{}: closed", .details.address)]
+    Closed {
+        /// The circumstances.
+        details: Box<GetDetails>,
+    },
+    /// The slot given to [`Get::with_slot`](crate::Get::with_slot) is not of the resource's budget.
+    #[error("{}: the slot given to with_slot() belongs to another budget", .details.address)]
+    ForeignSlot {
+        /// The circumstances.
+        details: Box<GetDetails>,
+    },
+}
+
+impl GetError {
+    /// The circumstances: address, phase, time taken, the budget's numbers.
+    pub fn details(&self) -> &GetDetails {
+        match self {
+            Self::Cancelled { details, .. }
+            | Self::Exhausted { details, .. }
+            | Self::AddressBusy { details, .. }
+            | Self::DialTimeout { details, .. }
+            | Self::Dial { details, .. }
+            | Self::Closed { details }
+            | Self::ForeignSlot { details } => details,
+        }
+    }
+
+    /// The address asked for. Empty if the error was made of an [`AcquireError`].
+    pub fn address(&self) -> &Address {
+        &self.details().address
+    }
+
+    /// What the call was doing.
+    pub fn phase(&self) -> Phase {
+        self.details().phase
+    }
+
+    /// Whether a timeout ended the call.
+    pub fn is_timeout(&self) -> bool {
+        self.details().timed_out
+    }
+}
+
+impl From<AcquireError> for GetError {
+    fn from(error: AcquireError) -> Self {
+        let (AcquireError::Cancelled { details }
+        | AcquireError::Exhausted { details }
+        | AcquireError::Closed { details }) = &error;
+        let details = Box::new(GetDetails {
+            address: Address::from(""),
+            phase: Phase::WaitingForSlot,
+            elapsed: details.elapsed,
+            counts: details.counts,
+            timed_out: details.timed_out,
+        });
+        match error {
+            AcquireError::Cancelled { .. } => Self::Cancelled { details, source: None },
+            AcquireError::Exhausted { .. } => Self::Exhausted { details, source: None },
+            AcquireError::Closed { .. } => Self::Closed { details },
+        }
+    }
+}
+
+impl From<GetError> for io::Error {
+    fn from(error: GetError) -> Self {
+        let kind = match &error {
+            GetError::Dial { source, .. } => source.io_kind().unwrap_or(io::ErrorKind::Other),
+            error if error.is_timeout() => io::ErrorKind::TimedOut,
+            GetError::Exhausted { .. } | GetError::AddressBusy { .. } => io::ErrorKind::ResourceBusy,
+            GetError::Closed { .. } => io::ErrorKind::NotConnected,
+            GetError::ForeignSlot { .. } => io::ErrorKind::InvalidInput,
+            // Not `Interrupted`: callers retry that.
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// The circumstances of a failed [`acquire`](crate::Budget::acquire).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AcquireDetails {
+    /// How many slots were asked for.
+    pub wanted: usize,
+    /// How long the call had taken, from its first poll.
+    pub elapsed: Duration,
+    /// The budget at that moment.
+    pub counts: BudgetCounts,
+    /// Whether a timeout ended the call.
+    pub timed_out: bool,
+}
+
+/// Why there is no slot.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// The token given to [`Acquire::cancel`](crate::Acquire::cancel) fired.
+    #[error("waiting for {} slot(s): cancelled after {:.3?}", .details.wanted, .details.elapsed)]
+    Cancelled {
+        /// The circumstances.
+        details: Box<AcquireDetails>,
+    },
+    /// Not as many slots: at once, in time, or ever, if more were asked for than the limit is.
+    #[error(
+        "{} slot(s) not to be had after {:.3?} ({}); Budget::explain() tells who holds them",
+        .details.wanted, .details.elapsed, .details.counts
+    )]
+    Exhausted {
+        /// The circumstances.
+        details: Box<AcquireDetails>,
+    },
+    /// The budget is closed.
+    #[error("the budget is closed")]
+    Closed {
+        /// The circumstances.
+        details: Box<AcquireDetails>,
+    },
+}
+
+impl AcquireError {
+    /// The circumstances: slots wanted, time taken, the budget's numbers.
+    pub fn details(&self) -> &AcquireDetails {
+        match self {
+            Self::Cancelled { details } | Self::Exhausted { details } | Self::Closed { details } => details,
+        }
+    }
+
+    /// Whether a timeout ended the call.
+    pub fn is_timeout(&self) -> bool {
+        self.details().timed_out
+    }
+}
+
+/// Why a dial failed. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// use fdpool::DialError;
+/// use std::io;
+///
+/// let refused = DialError::from(io::ErrorKind::ConnectionRefused);
+/// assert_eq!(refused.io_kind(), Some(io::ErrorKind::ConnectionRefused));
+/// assert!(!refused.is_permanent());
+/// assert!(DialError::new("no such tenant").permanent().is_permanent());
+/// ```
+#[derive(Clone)]
+pub struct DialError(Arc<Failure>);
+
+struct Failure {
+    source: Arc<dyn Error + Send + Sync>,
+    permanent: bool,
+}
+
+impl DialError {
+    /// A failure that may pass.
+    pub fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::new(Failure { source: source.into().into(), permanent: false }))
+    }
+
+    /// The same failure, as one that dialing again will not mend: a wrong name, a refused certificate.
+    pub fn permanent(self) -> Self {
+        Self(Arc::new(Failure { source: Arc::clone(&self.0.source), permanent: true }))
+    }
+
+    /// The kind of the first [`io::Error`] among the causes, if there is one.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.io_errors().next().map(io::Error::kind)
+    }
+
+    /// Whether dialing again cannot mend it. Malformed addresses are; everything else of the network may pass.
+    pub fn is_permanent(&self) -> bool {
+        self.0.permanent
+    }
+
+    /// Whether the process (`EMFILE`) or the system (`ENFILE`) had no descriptor left.
+    pub(crate) fn is_out_of_descriptors(&self) -> bool {
+        let exhausted = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
+        self.io_errors().filter_map(io::Error::raw_os_error).any(|code| exhausted.contains(&code))
+    }
+
+    fn io_errors(&self) -> impl Iterator<Item = &io::Error> {
+        // What an io::Error wraps is not its source(): that one is skipped to the wrapped error's own.
+        fn cause<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+            let error = *error;
+            match error.downcast_ref::<io::Error>() {
+                Some(io) => io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static)),
+                None => error.source(),
+            }
+        }
+        let first: &(dyn Error + 'static) = &*self.0.source;
+        let causes = std::iter::successors(Some(first), cause);
+        causes.filter_map(|error| error.downcast_ref())
+    }
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        let permanent = error.kind() == io::ErrorKind::InvalidInput;
+        let error = Self::new(error);
+        if permanent { error.permanent() } else { error }
+    }
+}
+
+impl From<io::ErrorKind> for DialError {
+    fn from(kind: io::ErrorKind) -> Self {
+        io::Error::from(kind).into()
+    }
+}
+
+impl fmt::Debug for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DialError")
+            .field("source", &self.0.source)
+            .field("permanent", &self.0.permanent)
+            .finish()
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.source, f)
+    }
+}
+
+/// Displays as its source does, and so reports that one's source as its own.
+impl Error for DialError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.source()
+    }
+}
+
+/// Why a budget could not be sized.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub struct LimitError {
+    what: &'static str,
+    source: io::Error,
+}
+
+impl LimitError {
+    pub(crate) fn read(source: io::Error) -> Self {
+        Self { what: "read RLIMIT_NOFILE", source }
+    }
+
+    pub(crate) fn raise(source: io::Error) -> Self {
+        Self { what: "raise the soft RLIMIT_NOFILE", source }
+    }
+
+    pub(crate) fn count(source: io::Error) -> Self {
+        Self { what: "count the open descriptors (is /proc mounted?)", source }
+    }
+}
+
+/// The global budget exists already: set it before its first use, and once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the global budget is already set or in use; set it before the first connection, and once")]
+pub struct GlobalAlreadySet;

@@ -1,0 +1,284 @@
+//! One address: the handle users hold, and how it is built. What it does is in [`shared`] and [`get`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::address::Address;
+use crate::budget::Budget;
+use crate::clock;
+use crate::conn::Conn;
+use crate::dial::{Dial, Tcp};
+use crate::stats::ResourceStats;
+use crate::upkeep;
+
+pub(crate) mod attempt;
+pub(crate) mod freelist;
+mod get;
+pub(crate) mod history;
+pub(crate) mod shared;
+
+use attempt::ErasedDial;
+pub use get::Get;
+use shared::{Settings, Shared};
+
+/// Connections to one address, under a [`Budget`].
+///
+/// [`get`](Self::get) takes an idle connection or dials a new one; [`Conn::put`] gives it back. The resource
+/// remembers how often its address is wanted, and when the budget is full, the idle connection whose address
+/// is expected back last is closed: keep a resource for each address you will come back to.
+///
+/// A handle: cheap to clone. When the last clone is dropped, idle connections close; those in use close when
+/// they are put. Two resources of one address share nothing but the budget.
+///
+/// # Examples
+///
+/// ```
+/// # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// # let address = listener.local_addr()?;
+/// # tokio::spawn(async move { let _peer = listener.accept().await; std::future::pending::<()>().await });
+/// use fdpool::ConnResource;
+///
+/// let resource = ConnResource::new(address);
+/// let mut conn = resource.get().await?;
+/// conn.write_all(b"hello").await?;
+/// conn.put();
+/// assert!(resource.try_get().is_some_and(|conn| conn.is_reused()));
+/// # Ok(()) }
+/// ```
+#[doc(alias = "Pool")]
+#[doc(alias = "connpool")]
+pub struct ConnResource<C = TcpStream> {
+    handle: Arc<Handle<C>>,
+}
+
+/// What all clones of a handle share, and nothing else does.
+struct Handle<C> {
+    shared: Arc<Shared<C>>,
+}
+
+impl<C> Drop for Handle<C> {
+    fn drop(&mut self) {
+        self.shared.retire();
+    }
+}
+
+impl ConnResource<TcpStream> {
+    /// Plain TCP connections to `host:port`, under the [global](Budget::global) budget.
+    pub fn new(address: impl Into<Address>) -> Self {
+        Self::with_dialer(address, Tcp::default())
+    }
+}
+
+impl<C> ConnResource<C> {
+    pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
+        &self.handle.shared
+    }
+}
+
+impl<C: Send + 'static> ConnResource<C> {
+    /// Connections made by a dialer of your choice, under the [global](Budget::global) budget.
+    pub fn with_dialer(address: impl Into<Address>, dialer: impl Dial<Conn = C>) -> Self {
+        Self::builder(address, dialer).build()
+    }
+
+    /// Connections with a budget and limits of your choice.
+    pub fn builder(address: impl Into<Address>, dialer: impl Dial<Conn = C>) -> ConnResourceBuilder<C> {
+        ConnResourceBuilder::new(address.into(), Arc::new(dialer))
+    }
+
+    /// Gets a connection: an idle one, or one that comes back meanwhile, or a new one. See [`Get`] for its
+    /// options.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses its place in line and nothing else. What was granted to it goes to the next.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`](crate::GetError): no slot or no connection in time, cancelled, or the dial failed.
+    #[doc(alias = "acquire")]
+    #[doc(alias = "checkout")]
+    #[inline]
+    pub fn get(&self) -> Get<'_, C> {
+        Get::borrowed(self)
+    }
+
+    /// [`get`](Self::get) that keeps a handle of its own, for tasks.
+    pub fn get_owned(&self) -> Get<'static, C> {
+        Get::owned(self.clone())
+    }
+
+    /// An idle connection or nothing: never waits, never dials.
+    ///
+    /// Outside of a tokio runtime it returns only connections that were dialled outside of one.
+    #[inline]
+    pub fn try_get(&self) -> Option<Conn<C>> {
+        self.shared().take_idle(None).ok()
+    }
+
+    /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are
+    /// put. Connections dialled from now on are not affected.
+    ///
+    /// For peers that moved or restarted: after a failover, say.
+    #[doc(alias = "ScheduleClose")]
+    pub fn schedule_close(&self) {
+        self.shared().schedule_close();
+    }
+
+    /// The address it was made for.
+    pub fn address(&self) -> &Address {
+        &self.shared().address
+    }
+
+    /// The budget its connections count in.
+    pub fn budget(&self) -> &Budget {
+        &self.shared().budget
+    }
+
+    /// The numbers of this moment.
+    #[doc(alias = "status")]
+    #[doc(alias = "state")]
+    pub fn stats(&self) -> ResourceStats {
+        self.shared().stats()
+    }
+}
+
+impl<C> Clone for ConnResource<C> {
+    fn clone(&self) -> Self {
+        Self { handle: Arc::clone(&self.handle) }
+    }
+}
+
+impl<C> fmt::Debug for ConnResource<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnResource")
+            .field("address", &self.shared().address)
+            .field("stats", &self.shared().stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`ConnResource`].
+///
+/// # Examples
+///
+/// ```
+/// use fdpool::{Budget, ConnResource, dial::Tcp};
+/// use std::time::Duration;
+///
+/// let budget = Budget::new(100);
+/// let resource = ConnResource::builder("db.example.org:5432", Tcp::default())
+///     .budget(&budget)
+///     .max_conns(10)
+///     .idle_timeout(Duration::from_secs(30))
+///     .max_lifetime(None)
+///     .build();
+/// assert_eq!(resource.address().as_str(), "db.example.org:5432");
+/// ```
+#[must_use = "build() makes the resource"]
+pub struct ConnResourceBuilder<C> {
+    address: Address,
+    dialer: Arc<dyn ErasedDial<C>>,
+    budget: Option<Budget>,
+    settings: Settings,
+}
+
+impl<C: Send + 'static> ConnResourceBuilder<C> {
+    fn new(address: Address, dialer: Arc<dyn ErasedDial<C>>) -> Self {
+        let settings = Settings {
+            max_conns: usize::MAX,
+            max_idle: usize::MAX,
+            min_idle: 0,
+            max_uses: u64::MAX,
+            idle_timeout: Duration::from_secs(90),
+            max_lifetime: Duration::from_secs(30 * 60),
+            dial_timeout: Some(Duration::from_secs(10)),
+            wait_timeout: Some(Duration::from_secs(30)),
+            tick: clock::resolution(),
+        };
+        Self { address, dialer, budget: None, settings }
+    }
+
+    /// The budget to count in. Default: the [global](Budget::global) one.
+    pub fn budget(mut self, budget: &Budget) -> Self {
+        self.budget = Some(budget.clone());
+        self
+    }
+
+    /// How many connections the address may have, idle ones and dials included. At least 1. Default: as many as
+    /// the budget has slots.
+    pub fn max_conns(mut self, conns: usize) -> Self {
+        self.settings.max_conns = conns.max(1);
+        self
+    }
+
+    /// How many connections may rest; when one more is put, the oldest goes. 0: none is ever reused but by a
+    /// caller that waits. Default: no limit but the budget.
+    pub fn max_idle(mut self, conns: usize) -> Self {
+        self.settings.max_idle = conns;
+        self
+    }
+
+    /// How many connections to keep in stock. Filled in the background, one dial after the other, after a get
+    /// found too few; with free slots only. They are not protected from eviction. Default: 0.
+    pub fn min_idle(mut self, conns: usize) -> Self {
+        self.settings.min_idle = conns;
+        self
+    }
+
+    /// How often a connection may be used before it is closed. At least 1. Default: no limit.
+    pub fn max_uses(mut self, uses: u64) -> Self {
+        self.settings.max_uses = uses.max(1);
+        self
+    }
+
+    /// How long a connection may rest. Seen to when the connection is asked for. Default: 90 s.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.idle_timeout = timeout.into().unwrap_or(Duration::MAX);
+        self
+    }
+
+    /// How old a connection may become: this, or up to a tenth less, drawn once for each. Seen to on get and put.
+    /// Default: 30 minutes.
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.settings.max_lifetime = lifetime.into().unwrap_or(Duration::MAX);
+        self
+    }
+
+    /// How long a dial may take, counted from when a slot is held. Default: 10 s.
+    #[doc(alias = "connect_timeout")]
+    #[doc(alias = "create_timeout")]
+    pub fn dial_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.dial_timeout = timeout.into();
+        self
+    }
+
+    /// How long a get may wait for a slot, or for its address. Default: 30 s.
+    #[doc(alias = "connection_timeout")]
+    pub fn wait_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.wait_timeout = timeout.into();
+        self
+    }
+
+    /// Makes the resource. Dials nothing yet, but for [`min_idle`](Self::min_idle) if a tokio runtime is there.
+    pub fn build(self) -> ConnResource<C> {
+        let budget = self.budget.unwrap_or_else(|| Budget::global().clone());
+        let shared = Arc::new(Shared::new(self.address, budget, self.settings, self.dialer));
+        upkeep::restock(&shared);
+        ConnResource { handle: Arc::new(Handle { shared }) }
+    }
+}
+
+impl<C> fmt::Debug for ConnResourceBuilder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnResourceBuilder")
+            .field("address", &self.address)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

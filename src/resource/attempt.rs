@@ -1,0 +1,143 @@
+//! One dial, from its slot to its outcome. It belongs to its resource: whoever polls it, the outcome goes to
+//! who is first in line there.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::freelist::{Record, jittered};
+use super::shared::{Failure, Shared};
+use crate::budget::queue::Place;
+use crate::budget::slot::Slot;
+use crate::clock::{self, Tick};
+use crate::conn::Entry;
+use crate::dial::{CheckContext, Dial, DialContext, Fitness};
+use crate::error::DialError;
+use crate::stats::Event;
+use crate::{runtime, upkeep};
+
+/// A dial under way.
+pub(crate) type Attempt = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A [`Dial`] whose type is forgotten but for its connections'.
+pub(crate) trait ErasedDial<C>: Send + Sync {
+    fn attempt(self: Arc<Self>, shared: Arc<Shared<C>>, job: Job) -> Attempt;
+    fn check(&self, conn: &mut C, cx: &CheckContext) -> Fitness;
+    fn close(&self, conn: C);
+}
+
+impl<D: Dial> ErasedDial<D::Conn> for D {
+    fn attempt(self: Arc<Self>, shared: Arc<Shared<D::Conn>>, job: Job) -> Attempt {
+        Box::pin(run(self, shared, job))
+    }
+
+    fn check(&self, conn: &mut D::Conn, cx: &CheckContext) -> Fitness {
+        Dial::check(self, conn, cx)
+    }
+
+    fn close(&self, conn: D::Conn) {
+        Dial::close(self, conn);
+    }
+}
+
+/// What a dial begins with.
+pub(crate) struct Job {
+    pub(crate) slot: Slot,
+    /// Who asked for it, if anybody.
+    pub(crate) initiator: Option<Place>,
+    /// Of the resource, now.
+    pub(crate) generation: u64,
+    pub(crate) timeout: Option<Duration>,
+}
+
+async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
+    let Job { slot, initiator, generation, timeout } = job;
+    let mut unfinished = Unfinished { shared: &shared, armed: true };
+    // Declared after the guard and before the dial: when all are dropped, the dial's descriptors close, the
+    // slot goes, and then those who counted on it are seen to.
+    let cx = DialContext::new(shared.budget.clone(), slot);
+    shared.count(Event::Dial);
+    let began = clock::now();
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let outcome = loop {
+        let span = tracing::debug_span!("dial", address = %shared.address);
+        // CANCEL: whoever drops this drops the dial, and with it `cx`, which gives the slot back.
+        let outcome = within(deadline, dialer.dial(&shared.address, &cx).instrument(span)).await;
+        match outcome {
+            Some(Err(error)) if error.is_out_of_descriptors() => {
+                shared.count(Event::Emfile);
+                if !upkeep::make_room(&shared) {
+                    break Outcome::NoDescriptor(error);
+                }
+            }
+            Some(Err(error)) => break Outcome::Failed(Failure::Error(error)),
+            None => break Outcome::Failed(Failure::Timeout),
+            Some(Ok(conn)) => break Outcome::Dialled(conn),
+        }
+    };
+    unfinished.armed = false;
+    let lease = cx.take_lease();
+    match (outcome, lease) {
+        (Outcome::Dialled(conn), Some(lease)) => {
+            tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
+            let record = birth(&shared, generation);
+            shared.dialled(Entry::new(conn, lease, record, runtime::current()));
+        }
+        (Outcome::Dialled(_), None) => unreachable!("BUG: a dial without a lease"),
+        (Outcome::Failed(failure), lease) => {
+            tracing::debug!(address = %shared.address, ?failure, took = ?clock::now().since(began), "dial failed");
+            shared.dial_failed(initiator, failure, lease);
+        }
+        (Outcome::NoDescriptor(error), lease) => {
+            tracing::warn!(address = %shared.address, %error, "no descriptor for a dial, and nothing idle");
+            shared.dial_postponed(initiator, error, lease);
+        }
+    }
+}
+
+enum Outcome<C> {
+    Dialled(C),
+    Failed(Failure),
+    NoDescriptor(DialError),
+}
+
+async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+fn birth<C>(shared: &Shared<C>, generation: u64) -> Record {
+    let now = clock::now();
+    let lifetime = shared.settings.max_lifetime;
+    let dies = match lifetime {
+        Duration::MAX => Tick::NEVER,
+        lifetime => now.after(jittered(lifetime, fastrand())),
+    };
+    Record { born: now, dies, rested: now, uses: 0, generation }
+}
+
+/// Any number; its quality matters little.
+fn fastrand() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(())
+}
+
+/// Sees to those who counted on a dial that ended without an outcome.
+struct Unfinished<'a, C> {
+    shared: &'a Shared<C>,
+    armed: bool,
+}
+
+impl<C> Drop for Unfinished<'_, C> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.shared.dial_vanished();
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Counters, and the snapshots made of them. Knows nothing of what it counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Defines the events that are counted once, and with them the snapshots that carry all their counters.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $event:ident => $field:ident,)*) => {
+        /// Something that happened and is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Event { $($event,)* }
+
+        const EVENTS: usize = [$(Event::$event),*].len();
+
+        /// A budget at one moment: how its slots are used, and what has happened so far.
+        ///
+        /// `in_use + idle + dialing + closing + held` is what is open through the budget; while other threads
+        /// are at work, numbers of one snapshot may be a few events apart from each other.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct BudgetStats {
+            /// Slots as configured or computed.
+            pub limit: usize,
+            /// Slots that may be used now: `limit` less what running out of descriptors has taught.
+            pub effective_limit: usize,
+            /// Connections that somebody holds.
+            pub in_use: usize,
+            /// Connections ready for reuse.
+            pub idle: usize,
+            /// Slots of dials under way.
+            pub dialing: usize,
+            /// Connections given up whose descriptor is still open.
+            pub closing: usize,
+            /// Slots held outside of connections: [`Slot`](crate::Slot) and [`Held`](crate::Held).
+            pub held: usize,
+            /// Callers waiting for a slot.
+            pub waiting: usize,
+            /// Descriptors the process had open besides those of the budget, when it was sized.
+            pub foreign_fds: usize,
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        /// One address at one moment: its connections, and what has happened so far.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct ResourceStats {
+            /// Connections that somebody holds.
+            pub in_use: usize,
+            /// Connections ready for reuse.
+            pub idle: usize,
+            /// Dials under way.
+            pub dialing: usize,
+            /// Connections given up whose descriptor is still open.
+            pub closing: usize,
+            /// Callers waiting at this address, for a slot, a connection or their own dial.
+            pub waiting: usize,
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl BudgetStats {
+            pub(crate) fn count(&mut self, tally: &Tally) {
+                $(self.$field += tally.read(Event::$event);)*
+            }
+        }
+
+        impl ResourceStats {
+            pub(crate) fn count(&mut self, tally: &Tally) {
+                $(self.$field += tally.read(Event::$event);)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Dials begun.
+    Dial => dials,
+    /// Dials that failed, timed out or were given up.
+    DialFailure => dial_failures,
+    /// Connections given out that had served before.
+    Reused => reused,
+    /// Idle connections closed because somebody else needed the slot.
+    Evicted => evicted,
+    /// Connections closed because of time: idle for too long, or too old.
+    Expired => expired,
+    /// Idle connections the peer had closed.
+    Stale => stale,
+    /// Idle connections with bytes nobody had asked for.
+    Dirty => dirty,
+    /// Idle connections found broken.
+    Broken => broken,
+    /// Connections closed because they were dropped without [`put`](crate::Conn::put).
+    Dropped => dropped,
+    /// Healthy connections closed on `put` or `get`: an older generation, used up, one idle too many, or of
+    /// another runtime.
+    Retired => retired,
+    /// Times that a caller had to wait for a slot or for its address.
+    Wait => waits,
+    /// Dials that found no descriptor (`EMFILE`, `ENFILE`) although the budget had one to give.
+    Emfile => emfile,
+    /// Panics of user code that were caught because they would have hit somebody else.
+    Panic => panics,
+}
+
+/// One counter for each [`Event`].
+#[derive(Debug, Default)]
+pub(crate) struct Tally([AtomicU64; EVENTS]);
+
+impl Tally {
+    pub(crate) fn add(&self, event: Event, n: u64) {
+        self.0[event as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Without a read-modify-write, for the warm path. Only under a lock that all its callers share.
+    pub(crate) fn bump_locked(&self, event: Event) {
+        let counter = &self.0[event as usize];
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Takes [`bump_locked`](Self::bump_locked) back.
+    pub(crate) fn unbump_locked(&self, event: Event) {
+        let counter = &self.0[event as usize];
+        counter.store(counter.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self, event: Event) -> u64 {
+        self.0[event as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// How a budget's slots were used at the moment an error was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BudgetCounts {
+    /// Slots as configured or computed.
+    pub limit: usize,
+    /// Slots that could be used then.
+    pub effective_limit: usize,
+    /// Connections that somebody held.
+    pub in_use: usize,
+    /// Connections ready for reuse.
+    pub idle: usize,
+    /// Slots of dials under way.
+    pub dialing: usize,
+    /// Connections given up whose descriptor was still open.
+    pub closing: usize,
+    /// Slots held outside of connections.
+    pub held: usize,
+    /// Callers waiting for a slot.
+    pub waiting: usize,
+}
+
+impl std::fmt::Display for BudgetCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { effective_limit, in_use, idle, dialing, closing, held, waiting, .. } = self;
+        write!(
+            f,
+            "{effective_limit} slots: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing, \
+             {held} held; {waiting} waiting"
+        )
+    }
+}

@@ -1,0 +1,223 @@
+//! What the tests share: a dialer that does as it is told, servers on loopback, and descriptors counted by
+//! asking the operating system.
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+
+use std::collections::{HashSet, VecDeque};
+use std::fs;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use fdpool::dial::CheckContext;
+use fdpool::{Address, Budget, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// A connection that is none: counts itself, and is as fit as the test says.
+#[derive(Debug)]
+pub struct Fake {
+    pub number: usize,
+    script: Arc<Script>,
+    fitness: Arc<Mutex<Fitness>>,
+}
+
+impl Fake {
+    /// Makes the connection unfit, or fit again; also after it was put.
+    pub fn handle(&self) -> Arc<Mutex<Fitness>> {
+        Arc::clone(&self.fitness)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.script.open.fetch_sub(1, Ordering::SeqCst);
+        self.script.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// How the next dials go, and what came of them.
+#[derive(Debug, Default)]
+pub struct Script {
+    /// Dials wait for the test to answer them with [`answer`](Self::answer); otherwise they succeed at once.
+    pub manual: std::sync::atomic::AtomicBool,
+    pending: Mutex<VecDeque<oneshot::Sender<Result<(), DialError>>>>,
+    pub begun: AtomicUsize,
+    pub open: AtomicUsize,
+    pub most_open: AtomicUsize,
+    pub closed: AtomicUsize,
+    /// Dials that were dropped before their end.
+    pub abandoned: AtomicUsize,
+}
+
+impl Script {
+    pub fn manual() -> Arc<Self> {
+        let script = Arc::new(Self::default());
+        script.manual.store(true, Ordering::SeqCst);
+        script
+    }
+
+    /// How many dials wait for an answer.
+    pub fn pending(&self) -> usize {
+        let mut pending = self.pending.lock().unwrap();
+        pending.retain(|dial| !dial.is_closed());
+        pending.len()
+    }
+
+    /// Answers the oldest dial.
+    pub fn answer(&self, result: Result<(), DialError>) {
+        self.pending();
+        let dial = self.pending.lock().unwrap().pop_front().expect("no dial waits");
+        dial.send(result).expect("the dial was dropped");
+    }
+
+    /// Answers the newest dial.
+    pub fn answer_newest(&self, result: Result<(), DialError>) {
+        self.pending();
+        let dial = self.pending.lock().unwrap().pop_back().expect("no dial waits");
+        dial.send(result).expect("the dial was dropped");
+    }
+
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    pub fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub fn abandoned(&self) -> usize {
+        self.abandoned.load(Ordering::SeqCst)
+    }
+}
+
+/// Dials [`Fake`]s by a [`Script`].
+#[derive(Clone, Debug)]
+pub struct FakeDialer(pub Arc<Script>);
+
+struct Abandoned<'a>(&'a Script, bool);
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if self.1 {
+            self.0.abandoned.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Dial for FakeDialer {
+    type Conn = Fake;
+
+    async fn dial(&self, _address: &Address, _cx: &DialContext) -> Result<Fake, DialError> {
+        let number = self.0.begun.fetch_add(1, Ordering::SeqCst);
+        let mut abandoned = Abandoned(&self.0, true);
+        if self.0.manual.load(Ordering::SeqCst) {
+            let (answer, answered) = oneshot::channel();
+            self.0.pending.lock().unwrap().push_back(answer);
+            let result = answered.await.unwrap_or(Ok(()));
+            abandoned.1 = false;
+            result?;
+        }
+        abandoned.1 = false;
+        let open = self.0.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.most_open.fetch_max(open, Ordering::SeqCst);
+        Ok(Fake { number, script: Arc::clone(&self.0), fitness: Arc::new(Mutex::new(Fitness::Fit)) })
+    }
+
+    fn check(&self, conn: &mut Fake, _cx: &CheckContext) -> Fitness {
+        *conn.fitness.lock().unwrap()
+    }
+}
+
+/// A resource of fakes under a budget.
+pub fn fakes(address: &str, budget: &Budget, script: &Arc<Script>) -> ConnResource<Fake> {
+    fakes_with(address, budget, script).build()
+}
+
+pub fn fakes_with(address: &str, budget: &Budget, script: &Arc<Script>) -> ConnResourceBuilder<Fake> {
+    ConnResource::builder(address, FakeDialer(Arc::clone(script))).budget(budget)
+}
+
+/// Polls once, without ever waking.
+pub fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Polls once and expects the result.
+pub fn ready<F: Future + Unpin>(future: &mut F) -> F::Output {
+    match poll(future) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("pending"),
+    }
+}
+
+/// Lets all spawned tasks of this current-thread runtime run until they wait.
+pub async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Asserts that nothing is out any more and nobody waits, and that idle ones are as many as said.
+#[track_caller]
+pub fn assert_at_rest(budget: &Budget, idle: usize) {
+    let stats = budget.stats();
+    assert_eq!(
+        (stats.in_use, stats.idle, stats.dialing, stats.closing, stats.held, stats.waiting),
+        (0, idle, 0, 0, 0, 0),
+        "{stats:?}\n{}",
+        budget.explain()
+    );
+}
+
+/// An echo server on loopback, as a task of this runtime. Ends with it.
+pub async fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut peer, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buf = [0; 1024];
+                while let Ok(n @ 1..) = peer.read(&mut buf).await {
+                    if peer.write_all(&buf[..n]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// How many sockets this process has connected to a port: its descriptors matched with the kernel's table of
+/// sockets, so that tests beside this one, and the server's own ends, do not count.
+pub fn sockets_to(address: SocketAddr) -> usize {
+    let remote = format!(":{:04X}", address.port());
+    let table = fs::read_to_string("/proc/self/net/tcp").expect("Linux");
+    let inodes: HashSet<&str> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[2].ends_with(&remote).then_some(fields[9])
+        })
+        .filter(|inode| *inode != "0")
+        .collect();
+    let descriptors = fs::read_dir("/proc/self/fd").expect("Linux");
+    descriptors
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|link| {
+            let link = link.to_string_lossy();
+            link.strip_prefix("socket:[")
+                .and_then(|rest| rest.strip_suffix(']'))
+                .is_some_and(|inode| inodes.contains(inode))
+        })
+        .count()
+}
