@@ -10,6 +10,7 @@ use crate::stats::BudgetStats;
 
 mod acquire;
 mod audit;
+pub(crate) mod books;
 mod explain;
 pub(crate) mod ledger;
 mod members;

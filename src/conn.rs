@@ -56,8 +56,9 @@ impl<C> Entry<C> {
         self.lease.as_mut().expect("BUG: a connection has a lease until it is closed")
     }
 
-    /// Closes the connection by its dialer. The lease goes when this returns, or when what it calls panics.
-    fn close(mut self: Box<Self>, shared: &Shared<C>) -> Option<Lease> {
+    /// Closes the connection by its dialer, and leaves an empty entry. If what it calls panics, the lease stays
+    /// in the entry, and goes with it.
+    fn close(&mut self, shared: &Shared<C>) -> Option<Lease> {
         if let Some(conn) = self.conn.take() {
             shared.dialer.close(conn);
         }
@@ -65,10 +66,10 @@ impl<C> Entry<C> {
     }
 
     /// Closes a connection whose end is no business of the caller's: its panics are caught and counted.
-    pub(crate) fn close_quietly(self: Box<Self>, shared: &Shared<C>) -> Option<Lease> {
+    pub(crate) fn close_quietly(&mut self, shared: &Shared<C>) -> Option<Lease> {
         catch_unwind(AssertUnwindSafe(|| self.close(shared))).unwrap_or_else(|_| {
             shared.count(Event::Panic);
-            None
+            self.lease.take()
         })
     }
 }
@@ -199,7 +200,7 @@ impl<C> Conn<C> {
     /// If the dialer's [`close`](crate::Dial::close) or the connection's drop does; the slot is given back all
     /// the same.
     pub fn close(mut self) {
-        if let Some(entry) = self.entry.take() {
+        if let Some(mut entry) = self.entry.take() {
             drop(entry.close(&self.shared));
         }
     }
@@ -311,7 +312,7 @@ impl<C: AsyncRead + Unpin> Conn<C> {
 
 impl<C> Drop for Conn<C> {
     fn drop(&mut self) {
-        let Some(entry) = self.entry.take() else { return };
+        let Some(mut entry) = self.entry.take() else { return };
         self.shared.count(Event::Dropped);
         if std::thread::panicking() {
             // A second panic would end the process.

@@ -7,40 +7,55 @@ use tokio::runtime::Handle;
 
 use crate::budget::GROWTH_INTERVAL;
 use crate::budget::ledger::{Ledger, Partition};
-use crate::clock;
 use crate::resource::attempt::Job;
 use crate::resource::shared::Shared;
+use crate::sync::Ordering;
 
 /// A dial found no descriptor: lowers the limit, and closes something idle. `false`: nothing is.
 pub(crate) fn make_room<C>(shared: &Shared<C>) -> bool {
     let ledger = &shared.partition().ledger;
-    let mut books = ledger.lock();
-    let first = !books.audit.is_lowered();
-    books.ran_out(clock::now());
-    drop(books);
-    if first {
-        grow_back(shared.partition());
-    }
+    ledger.ran_out();
+    grow_back(shared.partition());
     ledger.evict_one()
 }
 
-/// Gives back, step by step, what running out of descriptors took.
-fn grow_back(partition: &Arc<Partition>) {
+/// Sees to it that the limit grows back, if it was lowered, and no task of a living runtime does already.
+pub(crate) fn grow_back(partition: &Arc<Partition>) {
+    if !partition.ledger.is_lowered() {
+        return;
+    }
     let Ok(runtime) = Handle::try_current() else { return };
-    let ledger: Weak<Ledger> = Arc::downgrade(&partition.ledger);
+    let Some(growing) = Growing::begin(&partition.ledger) else { return };
     runtime.spawn(async move {
-        loop {
+        while growing.step() {
             tokio::time::sleep(GROWTH_INTERVAL).await;
-            let Some(ledger) = ledger.upgrade() else { return };
-            let mut books = ledger.lock();
-            books.grow(clock::now());
-            let whole = !books.audit.is_lowered();
-            ledger.settle(books);
-            if whole {
-                return;
-            }
         }
     });
+}
+
+/// The one task that lets a ledger's limit grow; makes room for another when it ends, however it ends.
+struct Growing(Weak<Ledger>);
+
+impl Growing {
+    fn begin(ledger: &Arc<Ledger>) -> Option<Self> {
+        let first = !ledger.growing.swap(true, Ordering::AcqRel);
+        first.then(|| Self(Arc::downgrade(ledger)))
+    }
+
+    /// Serves whom the limit of now allows for. `false`: it is whole again.
+    fn step(&self) -> bool {
+        let Some(ledger) = self.0.upgrade() else { return false };
+        ledger.settle(ledger.lock());
+        ledger.is_lowered()
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if let Some(ledger) = self.0.upgrade() {
+            ledger.growing.store(false, Ordering::Release);
+        }
+    }
 }
 
 /// Dials until as many connections rest as are to be kept in stock: one after the other, with free slots only,

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Applicant, Partition};
+use super::books::Applicant;
+use super::ledger::Partition;
 use super::queue::{Cell, Place};
 use super::slot::Slot;
 use crate::clock::{self, Tick};

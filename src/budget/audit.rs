@@ -31,9 +31,10 @@ impl Audit {
         self.lowered.is_some()
     }
 
-    /// A dial found no descriptor while `others` slots were out besides its own.
+    /// A dial found no descriptor while `others` slots were out besides its own. Where there were none, the limit
+    /// is zero until it grows: that is how long to wait before the next try.
     pub(crate) fn ran_out(&mut self, limit: usize, others: usize, now: Tick) {
-        let lowered = others.clamp(1, limit.max(1));
+        let lowered = others.min(limit);
         let step = (limit.saturating_sub(lowered)).div_ceil(GROWTH_STEPS).max(1);
         self.lowered = Some(Lowered { limit: lowered, step, grown_at: now });
     }
@@ -65,7 +66,7 @@ mod tests {
             let mut audit = Audit::default();
             assert_eq!(audit.effective(limit), limit);
             audit.ran_out(limit, others, Tick::from_millis(0));
-            assert_eq!(audit.effective(limit), others.max(1));
+            assert_eq!(audit.effective(limit), others);
             let mut before = audit.effective(limit);
             for tenth in 1..=20 {
                 audit.grow(limit, Tick::from_millis(tenth * 100));
@@ -83,7 +84,7 @@ mod tests {
         audit.ran_out(160, 0, Tick::from_millis(0));
         assert!(!audit.grow(160, Tick::from_millis(99)));
         assert!(audit.grow(160, Tick::from_millis(500)));
-        assert_eq!(audit.effective(160), 1 + 5 * 10);
+        assert_eq!(audit.effective(160), 5 * 10);
     }
 
     #[test]

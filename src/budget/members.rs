@@ -2,7 +2,7 @@
 //! victim that finds an address without an idle connection moves it behind; the first put there brings it
 //! back. So a search never looks twice in vain, and going idle and busy again touches nothing. Pure.
 
-use super::ledger::SeatId;
+use super::books::SeatId;
 
 /// `seats[..warm]` may have something idle, the others do not.
 #[derive(Debug, Default)]

@@ -125,6 +125,10 @@ impl<W> Line<W> {
         self.0.insert(index, (place, who));
     }
 
+    pub(crate) fn contains(&self, place: Place) -> bool {
+        self.0.binary_search_by_key(&place, |(other, _)| *other).is_ok()
+    }
+
     pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
         let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
         self.0.remove(index).map(|(_, who)| who)

@@ -49,7 +49,7 @@ impl Registration {
         fence(Ordering::SeqCst);
         let ledger = &self.partition.ledger;
         if ledger.is_pressed() {
-            ledger.settle(ledger.lock());
+            ledger.tidings();
         }
     }
 }
@@ -101,6 +101,8 @@ pub(super) struct Asked {
     /// Addresses of ours that may have something idle.
     pub(super) own: usize,
     pub(super) random: u64,
+    /// As of when they are asked.
+    pub(super) tidings: u64,
 }
 
 /// Whose idle descriptor goes.

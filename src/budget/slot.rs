@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::ledger::{Partition, SeatId};
+use super::books::SeatId;
+use super::ledger::Partition;
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
 
 /// What a slot is used for.

@@ -110,6 +110,12 @@ pub(crate) struct Sampler {
     state: u64,
 }
 
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::new(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
 impl Sampler {
     pub(crate) fn new(seed: u64) -> Sampler {
         Sampler { state: seed }

@@ -176,6 +176,7 @@ impl<C: Send + 'static> Future for Get<'_, C> {
                 match this.resource.shared().take_idle(None) {
                     Ok(conn) => {
                         this.slot = None;
+                        upkeep::restock(this.resource.shared());
                         return Poll::Ready(Ok(conn));
                     }
                     Err(seen) => rests = seen,
@@ -204,6 +205,7 @@ impl<C: Send + 'static> Get<'_, C> {
     fn begin(&mut self, rests: u64) -> Option<Result<Conn<C>, GetError>> {
         let shared = Arc::clone(self.resource.shared());
         upkeep::restock(&shared);
+        upkeep::grow_back(shared.partition());
         let now = clock::now();
         let refused = || shared.details(Phase::WaitingForSlot, now, false);
         let mut slot = self.slot.take();
@@ -310,6 +312,10 @@ impl<C: Send + 'static> Get<'_, C> {
                     return Poll::Ready(Err(error));
                 }
                 Poll::Pending => {}
+            }
+            if self.immediate && slow.attempt.is_none() && self.resource.shared().is_queued(slow.place) {
+                // Its dial found no descriptor.
+                return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
             slow.patience.until(match (&slow.attempt, slow.wait_deadline, slow.deadline) {
                 (None, Some(wait), Some(whole)) => Some(wait.min(whole)),

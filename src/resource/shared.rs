@@ -1,5 +1,5 @@
-//! The state of one address: its idle connections, who waits here, and how a connection moves between them.
-//! Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after them.
+//! The state of one address: its idle connections, who waits here, and how a connection moves between them;
+//! the callers in line and their dials are in [`line`]. Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after them.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,7 +12,8 @@ use super::freelist::{Ended, Freelist};
 use super::history::History;
 use crate::address::Address;
 use crate::budget::Budget;
-use crate::budget::ledger::{Books, Ledger, Member, Partition, Seating, Victim};
+use crate::budget::books::Books;
+use crate::budget::ledger::{Ledger, Member, Partition, Seating, Victim};
 use crate::budget::queue::{Cell, Line, Place};
 use crate::budget::slot::{Kind, Lease, Slot};
 use crate::budget::victim::Hint;
@@ -22,6 +23,10 @@ use crate::dial::{CheckContext, Fitness};
 use crate::error::{DialError, GetDetails, Phase};
 use crate::stats::{Event, ResourceStats, Tally};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+
+mod line;
+
+pub(crate) use line::{Left, Queued};
 
 /// What a resource was built with.
 #[derive(Clone, Debug)]
@@ -122,24 +127,6 @@ enum Fate {
     Closes(Event),
 }
 
-/// What a caller found when it got in line.
-pub(crate) enum Queued {
-    /// In line; the slot it brought is now a dial's.
-    At(Place, Option<Slot>),
-    /// Something came to rest since it looked: it has to look again, with what it brought.
-    LookAgain(Option<Slot>),
-    /// The budget's limit is zero.
-    Never,
-}
-
-/// How a caller left the line.
-pub(crate) struct Left<C> {
-    pub(crate) granted: Option<Grant<C>>,
-    pub(crate) phase: Phase,
-    /// Others count on its dial.
-    pub(crate) keep_dial: bool,
-}
-
 impl<C> Shared<C> {
     pub(crate) fn new(
         address: Address,
@@ -202,8 +189,6 @@ impl<C> Shared<C> {
             self.surplus_since.store(u64::from(since), Ordering::Relaxed);
         }
     }
-
-    // ---- taking
 
     /// The newest idle connection that is fit, and closes those it finds unfit. `Err`: none, as of this many
     /// rests.
@@ -288,8 +273,6 @@ impl<C> Shared<C> {
         self.trace_close(&entry, event);
         Err(entry.close_quietly(self).and_then(Lease::into_slot))
     }
-
-    // ---- giving back
 
     /// Makes a connection idle, or gives it to who waits, or closes it. `news`: it was not idle a moment ago.
     #[inline]
@@ -385,8 +368,8 @@ impl<C> Shared<C> {
             (_, Some(queued)) => {
                 let waiter = state.queued.remove(queued);
                 if let Some(seat) = self.seating.get() {
-                    books.sync(seat, state.queued.len());
                     books.had_turn(seat);
+                    books.sync(seat, state.queued.len());
                 }
                 waiter
             }
@@ -396,159 +379,22 @@ impl<C> Shared<C> {
 
     /// Closes a connection that nobody gets. What its close panics with is nobody's here: caught and counted.
     #[cold]
-    pub(crate) fn discard(&self, entry: Box<Entry<C>>, event: Event) {
+    pub(crate) fn discard(&self, mut entry: Box<Entry<C>>, event: Event) {
         self.count(event);
         self.trace_close(&entry, event);
         drop(entry.close_quietly(self));
     }
 
     fn trace_close(&self, entry: &Entry<C>, event: Event) {
-        let now = clock::now();
         tracing::debug!(
             address = %self.address,
             reason = ?event,
-            age = ?now.since(entry.record.born),
-            idle = ?entry.record.idle_for(now),
+            age = ?clock::now().since(entry.record.born),
+            idle = ?entry.record.idle_for(clock::now()),
             uses = entry.record.uses,
             "connection closed"
         );
     }
-
-    // ---- waiting
-
-    /// Out of the line, with whatever was granted and not taken.
-    pub(crate) fn leave(&self, place: Option<Place>, cell: &Cell<Grant<C>>) -> Left<C> {
-        let (mut books, mut state) = self.both();
-        let seat = self.seating.get();
-        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.settings.max_conns);
-        let phase = if place.is_some_and(|place| state.queued.remove(place).is_some()) {
-            if let Some(seat) = seat {
-                books.sync(seat, state.queued.len());
-            }
-            if busy { Phase::WaitingForAddress } else { Phase::WaitingForSlot }
-        } else {
-            place.and_then(|place| state.dialing.remove(place));
-            Phase::Dialing
-        };
-        let dials = seat.map_or(0, |seat| books.dials_of(seat));
-        let keep_dial = !state.queued.is_empty() || state.dialing.len() >= dials.max(1);
-        let granted = cell.leave();
-        drop(state);
-        self.ledger().settle(books);
-        Left { granted, phase, keep_dial }
-    }
-
-    /// Passes on what was granted to a caller that left.
-    pub(crate) fn pass_on(&self, grant: Grant<C>) {
-        match grant {
-            Grant::Conn(entry) => self.rest(entry, true),
-            Grant::Slot(slot) => drop(slot),
-            Grant::Failed(_) => {}
-        }
-    }
-
-    // ---- dialing
-
-    pub(crate) fn generation(&self) -> u64 {
-        self.state.lock().generation
-    }
-
-    pub(crate) fn last_error(&self) -> Option<DialError> {
-        self.state.lock().last_error.clone()
-    }
-
-    /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
-    pub(crate) fn dialled(&self, mut entry: Box<Entry<C>>) {
-        let (mut books, mut state) = self.both();
-        books.connected(entry.lease_mut());
-        state.last_error = None;
-        let waiter = if state.closed { None } else { self.next_for(&mut books, &mut state, &entry) };
-        let (waker, left) = match waiter {
-            Some(waiter) => (waiter.cell.grant(Grant::Conn(entry)), None),
-            None => (None, Some(entry)),
-        };
-        drop(state);
-        self.ledger().settle(books);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if let Some(entry) = left {
-            self.rest(entry, true);
-        }
-    }
-
-    /// A dial failed: its initiator is told if it still waits, else the oldest who counts on it.
-    pub(crate) fn dial_failed(&self, initiator: Option<Place>, failure: Failure, lease: Option<Lease>) {
-        self.count(Event::DialFailure);
-        let ending = usize::from(lease.as_ref().is_some_and(|lease| !lease.is_gone()));
-        let (mut books, mut state) = self.both();
-        if let Failure::Error(error) = &failure {
-            state.last_error = Some(error.clone());
-        }
-        let waiter = initiator
-            .and_then(|place| state.dialing.remove(place))
-            .or_else(|| self.stranded(&books, &mut state, ending).map(|(_, waiter)| waiter))
-            .or_else(|| {
-                let (_, waiter) = state.queued.pop_front()?;
-                if let Some(seat) = self.seating.get() {
-                    books.sync(seat, state.queued.len());
-                }
-                Some(waiter)
-            });
-        let waker = waiter.and_then(|waiter| waiter.cell.grant(Grant::Failed(failure)));
-        drop(state);
-        self.ledger().settle(books);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        drop(lease);
-    }
-
-    /// The oldest of those who wait for a dial, if more wait than there are dials but for `ending` ones.
-    fn stranded(&self, books: &Books, state: &mut State<C>, ending: usize) -> Option<(Place, Waiter<C>)> {
-        let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat)).saturating_sub(ending);
-        if state.dialing.len() <= dials {
-            return None;
-        }
-        let place =
-            state.dialing.iter().find(|(_, waiter)| waiter.cell.is_waiting()).map(|(place, _)| *place)?;
-        state.dialing.remove(place).map(|waiter| (place, waiter))
-    }
-
-    /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
-    /// one.
-    pub(crate) fn dial_postponed(&self, initiator: Option<Place>, error: DialError, lease: Option<Lease>) {
-        let ending = usize::from(lease.as_ref().is_some_and(|lease| !lease.is_gone()));
-        let (mut books, mut state) = self.both();
-        state.last_error = Some(error);
-        let waiter = initiator
-            .and_then(|place| Some((place, state.dialing.remove(place)?)))
-            .or_else(|| self.stranded(&books, &mut state, ending));
-        self.requeue(&mut books, &mut state, waiter);
-        drop(state);
-        self.ledger().settle(books);
-        drop(lease);
-    }
-
-    /// A dial is gone without an outcome: its runtime ended, or it panicked. Who counted on it waits again.
-    pub(crate) fn dial_vanished(&self) {
-        self.count(Event::DialFailure);
-        let (mut books, mut state) = self.both();
-        while let Some(waiter) = self.stranded(&books, &mut state, 0) {
-            self.requeue(&mut books, &mut state, Some(waiter));
-        }
-        drop(state);
-        self.ledger().settle(books);
-    }
-
-    fn requeue(&self, books: &mut Books, state: &mut State<C>, waiter: Option<(Place, Waiter<C>)>) {
-        if let (Some((place, waiter)), Some(seat)) = (waiter, self.seating.get()) {
-            state.queued.insert(place, waiter);
-            books.sync(seat, state.queued.len());
-        }
-    }
-
-    // ---- closing
 
     /// Closes what is idle now, and what is in use when it is put.
     pub(crate) fn schedule_close(&self) {
@@ -572,8 +418,6 @@ impl<C> Shared<C> {
             self.discard(entry, Event::Retired);
         }
     }
-
-    // ---- looking
 
     pub(crate) fn dial_failures(&self) -> u64 {
         self.tally.read(Event::DialFailure)
@@ -603,76 +447,13 @@ impl<C> Shared<C> {
 
     /// Whether fewer connections rest here, or are being dialled, than are to be kept.
     pub(crate) fn lacks_idle(&self) -> bool {
-        if self.settings.min_idle == 0 {
-            return false;
+        let resting = Hint::unpack(self.hint.load(Ordering::Relaxed)).idle;
+        if usize::from(resting) >= self.settings.min_idle {
+            return false; // the usual case, without a lock
         }
         let (books, state) = self.both();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
         !state.closed && state.idle.len() + dials.saturating_sub(state.dialing.len()) < self.settings.min_idle
-    }
-}
-
-impl<C: Send + 'static> Shared<C> {
-    /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
-    pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u64) -> Queued {
-        let (mut books, mut state) = self.both();
-        if state.rests != rests && !waiter.fresh {
-            return Queued::LookAgain(brought);
-        }
-        if books.attainable(self.partition().account) == 0 {
-            return Queued::Never;
-        }
-        let seat = books.be_seated(self);
-        state.last_place += 1;
-        let place = state.last_place;
-        let allowed = |slot: &Slot| {
-            let another = books.slots_of(seat) < self.settings.max_conns || slot.sits_at(seat);
-            another && books.dial_room(self.partition().account) > 0
-        };
-        if let Some(mut slot) = brought {
-            if allowed(&slot) {
-                books.reassign(&mut slot, Some(seat), Kind::Dialing);
-                state.dialing.insert(place, waiter);
-                drop(state);
-                self.ledger().settle(books);
-                return Queued::At(place, Some(slot));
-            }
-            // It waits as any other; the slot is not kept from the others meanwhile.
-            state.queued.insert(place, waiter);
-            books.sync(seat, state.queued.len());
-            drop(state);
-            self.ledger().settle(books);
-            drop(slot);
-            return Queued::At(place, None);
-        }
-        // One that wants none of the idle ones needs their room if the address has no other.
-        let surplus = match waiter.fresh && books.slots_of(seat) >= self.settings.max_conns {
-            true => state.idle.take_oldest(),
-            false => None,
-        };
-        state.queued.insert(place, waiter);
-        books.sync(seat, state.queued.len());
-        self.publish(&state);
-        drop(state);
-        self.ledger().settle(books);
-        if let Some(entry) = surplus {
-            self.discard(entry, Event::Retired);
-        }
-        Queued::At(place, None)
-    }
-
-    /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
-    pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
-        let mut books = self.ledger().lock();
-        let account = self.partition().account;
-        if self.ledger().is_pressed() || books.free(account) == 0 || books.dial_room(account) == 0 {
-            return None;
-        }
-        let seat = books.be_seated(self);
-        if books.slots_of(seat) >= self.settings.max_conns {
-            return None;
-        }
-        Some(books.take_slot(self.partition(), seat))
     }
 }
 

@@ -1,0 +1,577 @@
+//! The books of a budget and its children: how many slots each has out, and which addresses have them.
+//! Decides and keeps count; who is served is in [`turns`], who has to go in [`evict`]. Takes no lock but
+//! those of members and cells, wakes nobody, closes nothing.
+
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::audit::Audit;
+use super::ledger::{Member, Partition, Seating, Victim};
+use super::members::Members;
+use super::queue::{Cell, Line, Place};
+use super::reclaim::{Asked, Participants};
+use super::slot::{Claim, Elsewhere, Kind, Lease, Slot};
+use super::victim::Sampler;
+use crate::clock::Tick;
+use crate::stats::BudgetCounts;
+
+mod evict;
+mod turns;
+
+pub(crate) type AccountId = usize;
+pub(crate) type SeatId = usize;
+
+/// The account of the budget itself; all others are children, and children of children.
+pub(super) const ROOT: AccountId = 0;
+
+/// How many members a search looks at before it lets others have the lock.
+const SEARCH_CHUNK: usize = 64;
+
+/// A caller of `acquire`, in line.
+pub(crate) struct Applicant {
+    /// Granted `None` if it can never be served: the limit has shrunk below its weight.
+    pub(crate) cell: Arc<Cell<Option<Slot>>>,
+    pub(crate) weight: usize,
+}
+
+/// Slots, waiters, seats: all that the ledger's lock protects.
+#[derive(Default)]
+pub(crate) struct Books {
+    accounts: Slab<Account>,
+    seats: Slab<Seat>,
+    last_place: Place,
+    sampler: Sampler,
+    pub(crate) audit: Audit,
+    /// How many accounts have more slots out than they may.
+    over: usize,
+    /// How many slots have ever come back.
+    releases: u64,
+    /// How often participants have said that something became idle.
+    tidings: u64,
+    /// Members that left their seat, to be dropped after the lock.
+    departed: Vec<Arc<dyn Member>>,
+}
+
+/// One address in the books: it has slots out, or waits for some.
+pub(crate) struct Seat {
+    pub(crate) member: Arc<dyn Member>,
+    account: AccountId,
+    pub(crate) counts: Counts,
+    /// Callers that queue at the address for a slot.
+    queued: usize,
+    /// How many of them `max_conns` lets have one.
+    demand: usize,
+    /// Its place in the turns, while somebody queues. Kept while `max_conns` bars it from the ring.
+    turn: Option<Place>,
+    /// Where it is among the account's members, while it has slots.
+    pub(super) index: Option<usize>,
+}
+
+/// Slots out, by use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts([usize; Kind::COUNT]);
+
+impl Counts {
+    pub(crate) fn get(&self, kind: Kind) -> usize {
+        self.0[kind as usize]
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.0.iter().sum()
+    }
+}
+
+/// Whose turn it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// The callers of `acquire`, together.
+    Applicants,
+    Seat(SeatId),
+    Child(AccountId),
+}
+
+struct Account {
+    parent: Option<AccountId>,
+    children: Vec<AccountId>,
+    partition: Weak<Partition>,
+    limit: usize,
+    max_dialing: usize,
+    /// Of this account and all below it, as the next three are.
+    counts: Counts,
+    demand: usize,
+    /// Slots that come free as soon as somebody has closed what it is evicting.
+    evicting: usize,
+    /// Slots evicted from connections whose descriptor somebody else closes.
+    lingering: usize,
+    ring: Line<Turn>,
+    /// Where this account is in its parent's ring.
+    turn: Option<Place>,
+    applicants: Line<Applicant>,
+    applicants_weight: usize,
+    applicants_turn: Option<Place>,
+    members: Members,
+    participants: Participants,
+    over: bool,
+}
+
+impl Account {
+    fn new(parent: Option<AccountId>, limit: usize, max_dialing: usize) -> Self {
+        Self {
+            parent,
+            children: Vec::new(),
+            partition: Weak::new(),
+            limit,
+            max_dialing,
+            counts: Counts::default(),
+            demand: 0,
+            evicting: 0,
+            lingering: 0,
+            ring: Line::new(),
+            turn: None,
+            applicants: Line::new(),
+            applicants_weight: 0,
+            applicants_turn: None,
+            members: Members::default(),
+            participants: Participants::default(),
+            over: false,
+        }
+    }
+}
+
+/// What is to be done next, after the lock.
+pub(super) enum Step {
+    Wake(Option<Waker>),
+    Close(Box<dyn Victim>),
+    Ask {
+        account: AccountId,
+        partition: Arc<Partition>,
+        asked: Asked,
+    },
+    /// The search for a victim goes on: let others have the lock first.
+    Search,
+    Rest,
+}
+
+/// How far serving an account's waiters came.
+enum Served {
+    Granted(Option<Waker>),
+    /// Its next waiter needs so many slots, and the account could give them, but not those above it.
+    HeldUpAbove(usize),
+    /// Nobody waits, or only for room in this account, which is noted.
+    Nobody,
+}
+
+impl Books {
+    pub(super) fn open_account(
+        &mut self,
+        parent: Option<AccountId>,
+        limit: usize,
+        max_dialing: usize,
+    ) -> AccountId {
+        let account = self.accounts.insert(Account::new(parent, limit, max_dialing));
+        if let Some(parent) = parent {
+            self.accounts[parent].children.push(account);
+        }
+        account
+    }
+
+    pub(super) fn set_partition(&mut self, account: AccountId, partition: Weak<Partition>) {
+        self.accounts[account].partition = partition;
+    }
+
+    pub(super) fn close_account(&mut self, account: AccountId) {
+        if let Some(parent) = self.accounts.remove(account).parent {
+            self.accounts[parent].children.retain(|child| *child != account);
+        }
+    }
+
+    /// How many slots that come free would be wanted, by those who wait and by limits exceeded.
+    pub(super) fn pressure(&self) -> usize {
+        self.accounts[ROOT].demand + self.over
+    }
+
+    pub(super) fn releases(&self) -> u64 {
+        self.releases
+    }
+
+    pub(super) fn note_tidings(&mut self) {
+        self.tidings += 1;
+    }
+
+    /// The asking that [`Step::Ask`] began is over.
+    pub(super) fn asked(&mut self, account: AccountId) {
+        self.each_above(account, |above| above.evicting -= 1);
+    }
+
+    /// To be dropped after the lock.
+    pub(super) fn take_departed(&mut self) -> Vec<Arc<dyn Member>> {
+        std::mem::take(&mut self.departed)
+    }
+
+    fn each_above(&mut self, account: AccountId, mut change: impl FnMut(&mut Account)) {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            let account = &mut self.accounts[id];
+            change(account);
+            next = account.parent;
+        }
+    }
+
+    pub(crate) fn limit(&self, account: AccountId) -> usize {
+        self.accounts[account].limit
+    }
+
+    pub(crate) fn effective_limit(&self, account: AccountId) -> usize {
+        let limit = self.limit(account);
+        if account == ROOT { self.audit.effective(limit) } else { limit }
+    }
+
+    /// Slots an account has to give, whatever those above it have.
+    fn room(&self, account: AccountId) -> usize {
+        self.effective_limit(account).saturating_sub(self.accounts[account].counts.total())
+    }
+
+    /// Slots to give in an account and all above it.
+    pub(crate) fn free(&self, account: AccountId) -> usize {
+        self.least_above(account, |id| self.room(id))
+    }
+
+    /// Slots that a request may ever hope for.
+    pub(crate) fn attainable(&self, account: AccountId) -> usize {
+        self.least_above(account, |id| self.limit(id))
+    }
+
+    /// How many dials may begin besides those under way.
+    pub(crate) fn dial_room(&self, account: AccountId) -> usize {
+        let of = |account: &Account| account.max_dialing.saturating_sub(account.counts.get(Kind::Dialing));
+        self.least_above(account, |id| of(&self.accounts[id]))
+    }
+
+    fn least_above(&self, account: AccountId, of: impl Fn(AccountId) -> usize) -> usize {
+        let mut least = of(account);
+        let mut next = self.accounts[account].parent;
+        while let Some(id) = next {
+            least = least.min(of(id));
+            next = self.accounts[id].parent;
+        }
+        least
+    }
+
+    pub(crate) fn set_limit(&mut self, account: AccountId, limit: usize) {
+        self.accounts[account].limit = limit;
+        self.recheck(account);
+    }
+
+    /// A dial found no descriptor, which means that those of the others are all there are.
+    pub(super) fn ran_out(&mut self, now: Tick) {
+        let root = &self.accounts[ROOT];
+        self.audit.ran_out(root.limit, root.counts.total().saturating_sub(1), now);
+        self.recheck(ROOT);
+    }
+
+    /// Gives back what running out of descriptors took, as far as it is due.
+    pub(crate) fn grow(&mut self, now: Tick) {
+        if self.audit.grow(self.accounts[ROOT].limit, now) {
+            self.recheck(ROOT);
+        }
+    }
+
+    /// Keeps account of whether an account is over its limit.
+    fn recheck(&mut self, account: AccountId) {
+        let over = self.accounts[account].counts.total() > self.effective_limit(account);
+        let before = std::mem::replace(&mut self.accounts[account].over, over);
+        self.over = self.over + usize::from(over) - usize::from(before);
+    }
+
+    pub(crate) fn is_over(&self, account: AccountId) -> bool {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            if self.accounts[id].over {
+                return true;
+            }
+            next = self.accounts[id].parent;
+        }
+        false
+    }
+
+    fn take(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
+        self.each_above(account, |above| above.counts.0[kind as usize] += n);
+        if let Some(seat) = seat {
+            self.seats[seat].counts.0[kind as usize] += n;
+            if self.seats[seat].index.is_none() {
+                let (account, seats) = (self.seats[seat].account, &mut self.seats);
+                self.accounts[account].members.join(seat, |moved, index| seats[moved].index = Some(index));
+            }
+            self.sync(seat, self.seats[seat].queued);
+        }
+        self.recheck_above(account);
+    }
+
+    fn give_back(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
+        self.each_above(account, |above| above.counts.0[kind as usize] -= n);
+        if let Some(seat) = seat {
+            self.seats[seat].counts.0[kind as usize] -= n;
+            self.sync(seat, self.seats[seat].queued);
+        }
+        self.recheck_above(account);
+    }
+
+    fn recheck_above(&mut self, account: AccountId) {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            self.recheck(id);
+            next = self.accounts[id].parent;
+        }
+    }
+
+    /// Takes a dropped slot back.
+    pub(super) fn release(&mut self, account: AccountId, claim: &mut Claim) {
+        self.untag(account, claim);
+        if std::mem::take(&mut claim.evicted) {
+            self.each_above(account, |above| above.evicting -= 1);
+        }
+        self.releases += 1;
+        self.give_back(account, claim.seat, claim.kind, claim.weight);
+    }
+
+    /// Makes a slot independent of a connection elsewhere, for which it is gone.
+    fn untag(&mut self, account: AccountId, claim: &mut Claim) {
+        if let Some(tag) = claim.tag.take() {
+            if tag.is_evicted() {
+                self.each_above(account, |above| above.lingering -= 1);
+            }
+            claim.kind = tag.kind().unwrap_or(claim.kind);
+            tag.set(None);
+        }
+    }
+
+    /// A slot to dial with. Only where one is free.
+    pub(crate) fn take_slot(&mut self, partition: &Arc<Partition>, seat: SeatId) -> Slot {
+        self.take(partition.account, Some(seat), Kind::Dialing, 1);
+        Slot::new(Arc::clone(partition), Some(seat), 1, Kind::Dialing)
+    }
+
+    /// Puts a slot to another use, at the seat or outside of connections.
+    pub(crate) fn reassign(&mut self, slot: &mut Slot, seat: Option<SeatId>, kind: Kind) {
+        let (account, claim) = (slot.partition.account, &mut slot.claim);
+        self.untag(account, claim);
+        // In this order, so that nobody leaves a seat in between.
+        self.take(account, seat, kind, claim.weight);
+        self.give_back(account, claim.seat, claim.kind, claim.weight);
+        (claim.seat, claim.kind) = (seat, kind);
+    }
+
+    pub(super) fn reassign_elsewhere(&mut self, elsewhere: &Elsewhere, kind: Kind) {
+        if let Some(from) = elsewhere.tag.kind() {
+            let account = elsewhere.partition.account;
+            elsewhere.tag.set(Some(kind));
+            self.take(account, elsewhere.seat, kind, 1);
+            self.give_back(account, elsewhere.seat, from, 1);
+        }
+    }
+
+    /// The dial is over: its slot is a connection's.
+    pub(crate) fn connected(&mut self, lease: &mut Lease) {
+        match lease {
+            Lease::Own(slot) => self.reassign(slot, slot.claim.seat, Kind::Connected),
+            Lease::Elsewhere(elsewhere) => self.reassign_elsewhere(elsewhere, Kind::Connected),
+        }
+    }
+
+    /// The connection is being closed for somebody who waits.
+    pub(crate) fn evicted(&mut self, lease: &mut Lease) {
+        match lease {
+            Lease::Own(slot) => {
+                slot.claim.evicted = true;
+                self.each_above(slot.partition.account, |above| above.evicting += 1);
+            }
+            Lease::Elsewhere(elsewhere) => {
+                if elsewhere.tag.kind().is_some() {
+                    elsewhere.tag.set_evicted();
+                    self.each_above(elsewhere.partition.account, |above| above.lingering += 1);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn counts_of(&self, seat: SeatId) -> Counts {
+        self.seats[seat].counts
+    }
+
+    /// Slots that an address has, of whatever use.
+    pub(crate) fn slots_of(&self, seat: SeatId) -> usize {
+        self.seats[seat].counts.total()
+    }
+
+    pub(crate) fn dials_of(&self, seat: SeatId) -> usize {
+        self.seats[seat].counts.get(Kind::Dialing)
+    }
+
+    /// The seat of a member that is about to queue or to take a slot.
+    pub(crate) fn be_seated<M: Member + 'static>(&mut self, member: &Arc<M>) -> SeatId {
+        if let Some(seat) = member.seating().get() {
+            return seat;
+        }
+        let member: Arc<dyn Member> = Arc::<M>::clone(member);
+        let account = member.partition().account;
+        let entry = self.seats.vacant_entry();
+        let seat = entry.key();
+        member.seating().set(Some(seat));
+        entry.insert(Seat {
+            member,
+            account,
+            counts: Counts::default(),
+            queued: 0,
+            demand: 0,
+            turn: None,
+            index: None,
+        });
+        seat
+    }
+
+    /// How many of its callers could do with a slot now, if there were any.
+    fn demand(&self, seat: &Seat, queued: usize) -> usize {
+        queued.min(seat.member.max_conns().saturating_sub(seat.counts.total()))
+    }
+
+    /// Brings the books in line with how many queue at an address, and with what `max_conns` lets them have.
+    /// Frees the seat when nothing is left of either.
+    pub(crate) fn sync(&mut self, id: SeatId, queued: usize) {
+        let seat = &self.seats[id];
+        let (account, turn, before) = (seat.account, seat.turn, seat.demand);
+        let demand = self.demand(seat, queued);
+        let new_turn = match (queued, turn) {
+            (0, _) => None,
+            (_, Some(turn)) => Some(turn),
+            (_, None) => Some(self.next_place()),
+        };
+        if before > 0
+            && (demand == 0 || new_turn != turn)
+            && let Some(turn) = turn
+        {
+            self.accounts[account].ring.remove(turn);
+        }
+        if demand > 0
+            && (before == 0 || new_turn != turn)
+            && let Some(turn) = new_turn
+        {
+            self.accounts[account].ring.insert(turn, Turn::Seat(id));
+        }
+        let seat = &mut self.seats[id];
+        (seat.queued, seat.demand, seat.turn) = (queued, demand, new_turn);
+        self.demand_changed(account, before, demand);
+        let seat = &self.seats[id];
+        if seat.counts.total() == 0 {
+            if let Some(index) = seat.index {
+                let seats = &mut self.seats;
+                self.accounts[account].members.leave(index, |moved, index| seats[moved].index = Some(index));
+                self.seats[id].index = None;
+                self.seats[id].member.cooled();
+            }
+            if queued == 0 {
+                let seat = self.seats.remove(id);
+                seat.member.seating().set(None);
+                self.departed.push(seat.member);
+            }
+        }
+    }
+
+    /// The address has had its turn: it goes behind the others.
+    pub(crate) fn had_turn(&mut self, id: SeatId) {
+        let seat = &self.seats[id];
+        let (account, turn, demand) = (seat.account, seat.turn, seat.demand);
+        if let Some(turn) = turn {
+            let next = self.next_place();
+            if demand > 0 {
+                let ring = &mut self.accounts[account].ring;
+                ring.remove(turn);
+                ring.insert(next, Turn::Seat(id));
+            }
+            self.seats[id].turn = Some(next);
+        }
+    }
+
+    fn next_place(&mut self) -> Place {
+        self.last_place += 1;
+        self.last_place
+    }
+
+    /// Keeps the demand of an account and those above it, and the children's places in their parents' rings.
+    fn demand_changed(&mut self, account: AccountId, before: usize, after: usize) {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            let account = &mut self.accounts[id];
+            account.demand = account.demand - before + after;
+            let (parent, turn, wanting) = (account.parent, account.turn, account.demand > 0);
+            if let Some(parent) = parent {
+                match turn {
+                    None if wanting => {
+                        let place = self.next_place();
+                        self.accounts[id].turn = Some(place);
+                        self.accounts[parent].ring.insert(place, Turn::Child(id));
+                    }
+                    Some(place) if !wanting => {
+                        self.accounts[id].turn = None;
+                        self.accounts[parent].ring.remove(place);
+                    }
+                    _ => {}
+                }
+            }
+            next = parent;
+        }
+    }
+
+    /// The address has something idle again, after [`Member::evict`] or [`Member::cooled`].
+    pub(crate) fn heat(&mut self, seating: &Seating) {
+        let Some(id) = seating.get() else { return };
+        if let Seat { index: Some(index), account, .. } = self.seats[id] {
+            let seats = &mut self.seats;
+            self.accounts[account].members.heat(index, |moved, index| seats[moved].index = Some(index));
+        }
+    }
+
+    fn cool(&mut self, id: SeatId) {
+        if let Seat { index: Some(index), account, .. } = self.seats[id] {
+            let seats = &mut self.seats;
+            self.accounts[account].members.cool(index, |moved, index| seats[moved].index = Some(index));
+        }
+    }
+
+    pub(super) fn participants(&mut self, account: AccountId) -> &mut Participants {
+        &mut self.accounts[account].participants
+    }
+
+    pub(crate) fn counts(&self, id: AccountId) -> BudgetCounts {
+        let account = &self.accounts[id];
+        let idle: usize = self
+            .tree(id)
+            .iter()
+            .flat_map(|id| self.accounts[*id].members.warm())
+            .map(|seat| usize::from(self.seats[*seat].member.hint().0.idle))
+            .sum();
+        let connected = account.counts.get(Kind::Connected);
+        BudgetCounts {
+            limit: account.limit,
+            effective_limit: self.effective_limit(id),
+            in_use: connected.saturating_sub(idle),
+            idle: idle.min(connected),
+            dialing: account.counts.get(Kind::Dialing),
+            closing: account.counts.get(Kind::Closing),
+            held: account.counts.get(Kind::Held),
+            waiting: account.demand,
+        }
+    }
+
+    /// Everybody who has a slot of an account, or of one below it, or waits for one.
+    pub(crate) fn seats_of(&self, account: AccountId) -> impl Iterator<Item = &Seat> {
+        let tree = self.tree(account);
+        self.seats.iter().map(|(_, seat)| seat).filter(move |seat| tree.contains(&seat.account))
+    }
+
+    pub(crate) fn applicants_of(&self, account: AccountId) -> impl Iterator<Item = &Applicant> {
+        let tree = self.tree(account);
+        tree.into_iter().flat_map(|id| self.accounts[id].applicants.iter().map(|(_, applicant)| applicant))
+    }
+}

@@ -1,0 +1,142 @@
+//! Who is served next: first come, first served within an address, in turn between addresses.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::{AccountId, Applicant, Books, ROOT, SeatId, Served, Step, Turn};
+use crate::budget::queue::Place;
+use crate::budget::slot::{Kind, Slot};
+
+impl Books {
+    /// Puts a caller of `acquire` in line. Fails if it could never be served.
+    pub(crate) fn apply(&mut self, id: AccountId, applicant: Applicant) -> Option<Place> {
+        if applicant.weight > self.attainable(id) {
+            return None;
+        }
+        let place = self.next_place();
+        let weight = applicant.weight;
+        let account = &mut self.accounts[id];
+        account.applicants.insert(place, applicant);
+        account.applicants_weight += weight;
+        if account.applicants_turn.is_none() {
+            account.applicants_turn = Some(place);
+            account.ring.insert(place, Turn::Applicants);
+        }
+        self.demand_changed(id, 0, weight);
+        Some(place)
+    }
+
+    /// Takes a caller of `acquire` out of the line, if it still stands there.
+    pub(crate) fn withdraw(&mut self, id: AccountId, place: Place) -> Option<Applicant> {
+        let account = &mut self.accounts[id];
+        let applicant = account.applicants.remove(place)?;
+        account.applicants_weight -= applicant.weight;
+        if account.applicants.is_empty()
+            && let Some(turn) = account.applicants_turn.take()
+        {
+            account.ring.remove(turn);
+        }
+        self.demand_changed(id, applicant.weight, 0);
+        Some(applicant)
+    }
+
+    pub(in crate::budget) fn serve(&mut self) -> Step {
+        match self.serve_account(ROOT, usize::MAX, &mut Vec::new()) {
+            Served::Granted(waker) => Step::Wake(waker),
+            Served::HeldUpAbove(_) | Served::Nobody => Step::Rest,
+        }
+    }
+
+    /// Grants to the first waiter, in turn, who can be granted what it waits for. `short` collects the accounts
+    /// whose own lack of room holds somebody up.
+    pub(super) fn serve_account(
+        &mut self,
+        id: AccountId,
+        above: usize,
+        short: &mut Vec<AccountId>,
+    ) -> Served {
+        let here = self.room(id);
+        let mut index = 0;
+        while let Some(&(place, turn)) = self.accounts[id].ring.get(index) {
+            index += 1;
+            let weight = match turn {
+                Turn::Applicants => self.accounts[id].applicants.front().map_or(0, |(_, first)| first.weight),
+                Turn::Seat(_) if self.dial_room(id) == 0 => continue,
+                Turn::Seat(_) => 1,
+                Turn::Child(child) => match self.serve_account(child, above.min(here), short) {
+                    Served::Granted(waker) => {
+                        self.child_had_turn(id, child, place);
+                        return Served::Granted(waker);
+                    }
+                    Served::Nobody => continue,
+                    Served::HeldUpAbove(weight) => weight,
+                },
+            };
+            if turn == Turn::Applicants && weight > self.attainable(id) {
+                return Served::Granted(self.refuse(id));
+            }
+            if weight > here {
+                short.push(id);
+                return Served::Nobody;
+            }
+            if weight > above {
+                return Served::HeldUpAbove(weight);
+            }
+            return match turn {
+                Turn::Applicants => Served::Granted(self.grant_applicant(id)),
+                Turn::Seat(seat) => Served::Granted(self.grant_seat(seat)),
+                Turn::Child(_) => unreachable!("BUG: a child held up above, with room above"),
+            };
+        }
+        Served::Nobody
+    }
+
+    fn child_had_turn(&mut self, parent: AccountId, child: AccountId, place: Place) {
+        if self.accounts[child].turn == Some(place) {
+            let next = self.next_place();
+            self.accounts[child].turn = Some(next);
+            let ring = &mut self.accounts[parent].ring;
+            ring.remove(place);
+            ring.insert(next, Turn::Child(child));
+        }
+    }
+
+    fn grant_seat(&mut self, id: SeatId) -> Option<Waker> {
+        let seat = &self.seats[id];
+        let queued = seat.queued;
+        let member = Arc::clone(&seat.member);
+        let slot = self.take_slot(member.partition(), id);
+        self.sync(id, queued - 1);
+        self.had_turn(id);
+        let waker = member.serve(slot);
+        self.departed.push(member);
+        waker
+    }
+
+    fn grant_applicant(&mut self, id: AccountId) -> Option<Waker> {
+        let applicant = self.pop_applicant(id)?;
+        self.take(id, None, Kind::Held, applicant.weight);
+        let partition =
+            self.accounts[id].partition.upgrade().expect("BUG: a caller waits at a budget without handles");
+        applicant.cell.grant(Some(Slot::new(partition, None, applicant.weight, Kind::Held)))
+    }
+
+    /// Tells a caller that its request cannot be granted any more.
+    fn refuse(&mut self, id: AccountId) -> Option<Waker> {
+        self.pop_applicant(id)?.cell.grant(None)
+    }
+
+    /// Takes the first caller of `acquire` out of the line; those behind it wait for their next turn.
+    fn pop_applicant(&mut self, id: AccountId) -> Option<Applicant> {
+        let place = self.accounts[id].applicants.front()?.0;
+        let applicant = self.withdraw(id, place)?;
+        if let Some(turn) = self.accounts[id].applicants_turn {
+            let next = self.next_place();
+            let account = &mut self.accounts[id];
+            account.applicants_turn = Some(next);
+            account.ring.remove(turn);
+            account.ring.insert(next, Turn::Applicants);
+        }
+        Some(applicant)
+    }
+}
