@@ -1,0 +1,75 @@
+//! A get that finds an idle connection, and the put after it, allocate nothing.
+
+use std::future::Future;
+use std::time::Duration;
+
+use fdpool::dial::Tcp;
+use fdpool::{Budget, CancellationToken, Conn, ConnResource, GetError};
+use futures::FutureExt;
+use tokio::net::TcpStream;
+
+mod support;
+
+const PAIRS: usize = 1000;
+
+async fn warm_resource() -> ConnResource {
+    let address = support::echo_server().await;
+    let resource = ConnResource::builder(address, Tcp::default()).budget(&Budget::new(4)).build();
+    resource.get().await.expect("a connection").put();
+    resource
+}
+
+/// What a get that need not wait comes to.
+fn at_once(get: impl Future<Output = Result<Conn<TcpStream>, GetError>>) -> Option<Conn<TcpStream>> {
+    get.now_or_never().expect("an idle connection is given out at the first poll").ok()
+}
+
+#[track_caller]
+fn assert_allocates_nothing(resource: &ConnResource, get: impl Fn() -> Option<Conn<TcpStream>>) {
+    let before = resource.stats();
+    let allocated = allocation_counter::measure(|| {
+        for _ in 0..PAIRS {
+            get().expect("an idle connection").put();
+        }
+    });
+    let after = resource.stats();
+    assert_eq!((after.reused - before.reused, after.dials), (PAIRS as u64, 1), "not warm: {after:?}");
+    assert_eq!(allocated.count_total, 0, "{allocated:?}");
+}
+
+#[tokio::test]
+async fn a_warm_get_and_put_allocate_nothing() {
+    let resource = warm_resource().await;
+    assert_allocates_nothing(&resource, || at_once(resource.get()));
+}
+
+#[tokio::test]
+async fn a_warm_get_with_every_option_allocates_nothing() {
+    let resource = warm_resource().await;
+    let token = CancellationToken::new();
+    let second = Duration::from_secs(1);
+    assert_allocates_nothing(&resource, || {
+        let get = resource.get().timeout(second).wait_timeout(second).dial_timeout(second);
+        at_once(get.cancel(&token).immediate())
+    });
+}
+
+#[tokio::test]
+async fn a_warm_get_that_keeps_a_handle_allocates_nothing() {
+    let resource = warm_resource().await;
+    assert_allocates_nothing(&resource, || at_once(resource.get_owned()));
+}
+
+#[tokio::test]
+async fn try_get_allocates_nothing() {
+    let resource = warm_resource().await;
+    assert_allocates_nothing(&resource, || resource.try_get());
+}
+
+/// The count counts: what dials does allocate.
+#[tokio::test]
+async fn a_get_that_dials_allocates() {
+    let resource = warm_resource().await;
+    let allocated = allocation_counter::measure(|| drop(resource.get().fresh().now_or_never()));
+    assert_ne!(allocated.count_total, 0);
+}
