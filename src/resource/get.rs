@@ -284,12 +284,6 @@ impl<C: Send + 'static> Get<'_, C> {
     fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         loop {
             let slow = self.slow.as_mut().expect("BUG: a get in line");
-            // Out of its place while it is polled: if it panics, it is dropped, and its slot given back.
-            if let Some((mut attempt, runtime)) = slow.attempt.take()
-                && attempt.as_mut().poll(cx).is_pending()
-            {
-                slow.attempt = Some((attempt, runtime));
-            }
             match slow.cell.poll(cx) {
                 Poll::Ready(Grant::Slot(slot)) => {
                     self.dial(slot);
@@ -312,6 +306,13 @@ impl<C: Send + 'static> Get<'_, C> {
                     return Poll::Ready(Err(error));
                 }
                 Poll::Pending => {}
+            }
+            // Out of its place while it is polled: if it panics, it is dropped, and its slot given back.
+            if let Some((mut attempt, runtime)) = slow.attempt.take() {
+                match attempt.as_mut().poll(cx) {
+                    Poll::Ready(()) => continue, // its outcome is in somebody's cell
+                    Poll::Pending => slow.attempt = Some((attempt, runtime)),
+                }
             }
             if self.immediate && slow.attempt.is_none() && self.resource.shared().is_queued(slow.place) {
                 // Its dial found no descriptor.

@@ -199,14 +199,20 @@ pub async fn echo_server() -> SocketAddr {
 /// How many sockets this process has connected to a port: its descriptors matched with the kernel's table of
 /// sockets, so that tests beside this one, and the server's own ends, do not count.
 pub fn sockets_to(address: SocketAddr) -> usize {
-    let remote = format!(":{:04X}", address.port());
+    sockets_to_any(&[address])
+}
+
+pub fn sockets_to_any(addresses: &[SocketAddr]) -> usize {
+    let ports: HashSet<u16> = addresses.iter().map(SocketAddr::port).collect();
     let table = fs::read_to_string("/proc/self/net/tcp").expect("Linux");
     let inodes: HashSet<&str> = table
         .lines()
         .skip(1)
         .filter_map(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            fields[2].ends_with(&remote).then_some(fields[9])
+            let mut fields = line.split_whitespace();
+            let (_, port) = fields.nth(2)?.split_once(':')?;
+            let inode = fields.nth(6)?;
+            ports.contains(&u16::from_str_radix(port, 16).ok()?).then_some(inode)
         })
         .filter(|inode| *inode != "0")
         .collect();
@@ -215,9 +221,44 @@ pub fn sockets_to(address: SocketAddr) -> usize {
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .filter(|link| {
             let link = link.to_string_lossy();
-            link.strip_prefix("socket:[")
-                .and_then(|rest| rest.strip_suffix(']'))
-                .is_some_and(|inode| inodes.contains(inode))
+            let inode = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+            inode.is_some_and(|inode| inodes.contains(inode))
         })
         .count()
+}
+
+/// A peer whose end of each connection is in the test's hands, outside of any runtime.
+pub struct Peer {
+    listener: std::net::TcpListener,
+    pub address: SocketAddr,
+}
+
+impl Peer {
+    pub fn listen() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+        let address = listener.local_addr().expect("bound");
+        Self { listener, address }
+    }
+
+    pub fn listener(&self) -> &std::net::TcpListener {
+        &self.listener
+    }
+
+    /// The peer's end of the oldest connection not accepted yet.
+    pub fn accept(&self) -> std::net::TcpStream {
+        self.listener.accept().expect("a connection").0
+    }
+
+    /// TCP connections to this peer.
+    pub fn resource(&self, budget: &Budget) -> ConnResource {
+        ConnResource::builder(self.address, fdpool::dial::Tcp::default()).budget(budget).build()
+    }
+}
+
+/// Waits, without the runtime, until the kernel has something for this socket to read.
+pub fn until_readable(stream: &tokio::net::TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    while socket.peek(&mut [std::mem::MaybeUninit::uninit()]).is_err() {
+        std::thread::yield_now();
+    }
 }

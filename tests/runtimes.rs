@@ -1,0 +1,140 @@
+//! One resource, several runtimes: a connection is used on the runtime it was made on, and on no other.
+
+mod support;
+
+use std::sync::Arc;
+
+use fdpool::{Budget, ConnResource};
+use support::{Peer, Script, assert_at_rest, fakes, poll, ready};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// An echo server that outlives the runtimes of the test.
+fn echo() -> Peer {
+    let peer = Peer::listen();
+    let listener = std::net::TcpListener::from(socket2::SockRef::from(peer.listener()).try_clone().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut read, mut write) = (&stream, &stream);
+                std::io::copy(&mut read, &mut write)
+            });
+        }
+    });
+    peer
+}
+
+async fn exchange(resource: &ConnResource) -> bool {
+    let mut conn = resource.get().await.unwrap();
+    conn.write_all(b"ping").await.unwrap();
+    let mut pong = [0; 4];
+    conn.read_exact(&mut pong).await.unwrap();
+    let reused = conn.is_reused();
+    conn.put();
+    reused
+}
+
+#[test]
+fn one_after_the_other() {
+    let (budget, peer) = (Budget::new(4), echo());
+    let resource = peer.resource(&budget);
+    for _ in 0..3 {
+        let runtime = runtime();
+        assert!(!runtime.block_on(exchange(&resource)), "not one of a dead runtime");
+        assert!(runtime.block_on(exchange(&resource)));
+    }
+    assert_at_rest(&budget, 1);
+}
+
+#[test]
+fn at_once() {
+    let (budget, peer) = (Budget::new(4), echo());
+    let resource = peer.resource(&budget);
+    let threads: Vec<_> = (0..3)
+        .map(|_| {
+            let resource = resource.clone();
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    runtime().block_on(async {
+                        for _ in 0..5 {
+                            exchange(&resource).await;
+                        }
+                    });
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    drop(resource);
+    assert_at_rest(&budget, 0);
+}
+
+#[test]
+fn a_hand_over_goes_to_a_caller_of_the_same_runtime() {
+    let (budget, script) = (Budget::new(1), Arc::default());
+    let resource = fakes("a", &budget, &script);
+    let (one, two) = (runtime(), runtime());
+    let conn = one.block_on(resource.get()).unwrap();
+    let (mut foreign, mut own) = (resource.get(), resource.get());
+    two.block_on(async { assert!(poll(&mut foreign).is_pending()) });
+    one.block_on(async { assert!(poll(&mut own).is_pending()) });
+    conn.put();
+    let conn = one.block_on(async { ready(&mut own).unwrap() });
+    assert!(conn.is_reused());
+    drop(conn);
+    two.block_on(async { drop(ready(&mut foreign).unwrap()) });
+    assert_at_rest(&budget, 0);
+}
+
+#[test]
+fn a_caller_of_another_runtime_gets_the_slot() {
+    let (budget, script) = (Budget::new(1), Arc::<Script>::default());
+    let resource = fakes("a", &budget, &script);
+    let (one, two) = (runtime(), runtime());
+    let conn = one.block_on(resource.get()).unwrap();
+    let mut foreign = resource.get();
+    two.block_on(async { assert!(poll(&mut foreign).is_pending()) });
+    conn.put();
+    let conn = two.block_on(async { ready(&mut foreign).unwrap() });
+    assert_eq!((conn.is_reused(), script.open()), (false, 1));
+}
+
+#[test]
+fn a_dial_whose_runtime_ends_leaves_its_caller_to_dial_again() {
+    let (budget, script) = (Budget::new(1), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let (one, two) = (runtime(), runtime());
+    let (mut initiator, mut other) = (resource.get(), resource.get());
+    one.block_on(async { assert!(poll(&mut initiator).is_pending()) });
+    two.block_on(async { assert!(poll(&mut other).is_pending()) });
+    drop(initiator); // its dial goes on, for the other
+    drop(one);
+    two.block_on(async {
+        assert!(poll(&mut other).is_pending());
+        assert_eq!(script.pending(), 1);
+        script.answer(Ok(()));
+        ready(&mut other).unwrap().put();
+    });
+    assert_at_rest(&budget, 1);
+}
+
+#[test]
+fn put_drop_and_try_get_outside_of_a_runtime() {
+    let (budget, peer) = (Budget::new(4), Peer::listen());
+    let resource = peer.resource(&budget);
+    let runtime = runtime();
+    let (put, dropped) =
+        runtime.block_on(async { (resource.get().await.unwrap(), resource.get().await.unwrap()) });
+    put.put();
+    drop(dropped);
+    assert!(resource.try_get().is_none(), "of no use here");
+    assert_at_rest(&budget, 1);
+    assert!(runtime.block_on(resource.get()).unwrap().is_reused());
+    drop(runtime);
+    drop(resource);
+    assert_at_rest(&budget, 0);
+}
