@@ -34,6 +34,12 @@ impl Tick {
 
 pub(crate) use source::{now, resolution};
 
+/// When a timer is to fire. `None`: not in this life.
+#[expect(clippy::disallowed_methods, reason = "the file that reads clocks")]
+pub(crate) fn deadline(after: Duration) -> Option<tokio::time::Instant> {
+    tokio::time::Instant::now().checked_add(after)
+}
+
 #[cfg(all(target_os = "linux", not(feature = "test-util")))]
 mod source {
     use std::sync::LazyLock;
@@ -74,6 +80,7 @@ mod source {
     /// Runtimes with a paused clock may be older than the first reading: leave them room below.
     const HEADROOM: u64 = 1 << 60;
 
+    #[expect(clippy::disallowed_methods, reason = "the file that reads clocks")]
     pub(crate) fn now() -> Tick {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         let now = Instant::now();

@@ -1,4 +1,41 @@
 //! A connection pool for programs with many peers: one budget of file descriptors behind every connection.
+//!
+//! A program that polls a fleet, scrapes, proxies or calls many services dies of "too many open files", redials
+//! what it just closed, or hangs on a socket whose peer went away. fdpool gives it one [`Budget`], sized from
+//! `RLIMIT_NOFILE`, behind every connection it opens; a [`ConnResource`] for each address, which reuses idle
+//! connections; and when the budget is full, it closes the idle connection that is least likely to be wanted next.
+//!
+//! ```
+//! use fdpool::ConnResource;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! async fn ping(peer: &ConnResource) -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut conn = peer.get().await?; // an idle one, or a new one, or a wait for a slot
+//!     conn.write_all(b"PING\r\n").await?;
+//!     let mut pong = [0; 7];
+//!     conn.read_exact(&mut pong).await?; // an error here drops the connection, which closes it
+//!     conn.put(); // clean: the next may have it
+//!     Ok(())
+//! }
+//!
+//! # async fn main_() {
+//! let peers: Vec<_> = (1..=250).map(|n| ConnResource::new(format!("10.0.0.{n}:6379"))).collect();
+//! for peer in &peers {
+//!     if let Err(error) = ping(peer).await {
+//!         eprintln!("{}: {error}", peer.address());
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! Start with [`ConnResource`] and [`Conn`]; [`Get`] has the options of a get; [`Dial`] is for connections other than
+//! TCP. The [`guide`] has the rest.
+//!
+//! # Features
+//!
+//! - `test-util` (off): idle times, lifetimes and histories follow tokio's clock, and so its
+//!   [`pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) and
+//!   [`advance`](https://docs.rs/tokio/latest/tokio/time/fn.advance.html). For tests: the exact clock is slower.
 #![forbid(unsafe_code)]
 
 mod address;
@@ -7,6 +44,7 @@ mod clock;
 mod conn;
 pub mod dial;
 mod error;
+pub mod guide;
 mod limit;
 mod patience;
 mod resource;

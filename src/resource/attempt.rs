@@ -62,7 +62,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
     let cx = DialContext::new(shared.budget.clone(), slot);
     shared.count(Event::Dial);
     let began = clock::now();
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let deadline = timeout.and_then(clock::deadline);
     let outcome = loop {
         let span = tracing::debug_span!("dial", address = %shared.address);
         // CANCEL: whoever drops this drops the dial, and with it `cx`, which gives the slot back.

@@ -229,15 +229,14 @@ impl<C: Send + 'static> Get<'_, C> {
         if let Some(token) = self.token {
             patience.cancel(token);
         }
-        let begin = Instant::now();
         let wait = self.wait_timeout.or(shared.settings.wait_timeout);
         self.slow = Some(Box::new(Slow {
             cell,
             place: Some(place),
             attempt: None,
             began: now,
-            deadline: self.timeout.and_then(|timeout| begin.checked_add(timeout)),
-            wait_deadline: wait.and_then(|wait| begin.checked_add(wait)),
+            deadline: self.timeout.and_then(clock::deadline),
+            wait_deadline: wait.and_then(clock::deadline),
             patience,
         }));
         if let Some(slot) = slot {
