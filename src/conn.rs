@@ -102,10 +102,12 @@ impl<C: Send> Victim for Closing<C> {
 /// Dereferences to the connection itself, and reads and writes as it does. When the exchange is over and the
 /// connection is in a state to begin the next, [`put`](Self::put) it. Otherwise drop it, which closes it:
 /// a future that is dropped half-way through an exchange can so never hand its half-read answer to the next
-/// user. Connections dropped are counted ([`BudgetStats::dropped`](crate::BudgetStats::dropped)), so that a
-/// forgotten `put` is seen.
+/// user. Connections dropped in good health are counted ([`BudgetStats::dropped`](crate::BudgetStats::dropped)), so
+/// that a forgotten `put` is seen.
 ///
-/// After an error, an end of file or a `poll_shutdown` that went through it, `put` closes.
+/// After an error, an end of file or a `poll_shutdown` that went through it, `put` closes. What goes past it,
+/// through the connection it dereferences to (`TcpStream::split`, `try_read`), is only noticed by the check when
+/// the connection is taken out again.
 ///
 /// # Examples
 ///
@@ -206,7 +208,9 @@ impl<C> Conn<C> {
     }
 
     /// Whether it has served before. An exchange that fails on such a connection may have met a peer that was
-    /// closing it: if the exchange is idempotent, try once more with [`fresh`](crate::Get::fresh).
+    /// closing it: if the exchange is idempotent, close this connection, and try once more with a
+    /// [`fresh`](crate::Get::fresh) one. In this order: a get that is made while this one is still held may wait
+    /// for its slot.
     pub fn is_reused(&self) -> bool {
         self.entry().is_reused()
     }
@@ -253,6 +257,8 @@ impl<C> Conn<C> {
 impl<C: AsyncWrite + Unpin> Conn<C> {
     /// Closes gracefully: flushes, sends the end (a TLS `close_notify`, a TCP FIN), then closes. For at most a
     /// second; dropping a connection does none of this.
+    ///
+    /// To send the end and go on reading, say `AsyncWriteExt::shutdown(&mut conn)`, which this method hides.
     ///
     /// # Cancel safety
     ///
@@ -313,7 +319,8 @@ impl<C: AsyncRead + Unpin> Conn<C> {
 impl<C> Drop for Conn<C> {
     fn drop(&mut self) {
         let Some(mut entry) = self.entry.take() else { return };
-        self.shared.count(Event::Dropped);
+        // One that saw its end is not one whose put was forgotten.
+        self.shared.count(entry.spent.unwrap_or(Event::Dropped));
         if std::thread::panicking() {
             // A second panic would end the process.
             drop(entry.close_quietly(&self.shared));

@@ -31,8 +31,7 @@ pub use tcp::Tcp;
 /// # Examples
 ///
 /// ```
-/// use fdpool::{Address, Dial, DialContext, DialError, Fitness};
-/// use fdpool::dial::CheckContext;
+/// use fdpool::{Address, CheckContext, Dial, DialContext, DialError, Fitness};
 /// use tokio::net::TcpStream;
 ///
 /// /// Connects, and greets.
@@ -109,7 +108,6 @@ impl<D: Dial> Dial for Arc<D> {
 
 /// What may be done with an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Fitness {
     /// It can be given out.
     Fit,
@@ -168,6 +166,9 @@ impl CheckContext {
 }
 
 /// A dialer made of two functions: one that dials, one that checks.
+///
+/// The future that dials cannot borrow its arguments: clone the address into it. What needs the context after
+/// an await ([`DialContext::hold`]) takes a [`Dial`] of its own.
 ///
 /// # Examples
 ///

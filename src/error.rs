@@ -92,7 +92,7 @@ pub enum GetError {
         source: Option<DialError>,
     },
     /// The dial failed.
-    #[error("{}: dial failed after {:.3?}", .details.address, .details.elapsed)]
+    #[error("{}: dial failed after {:.3?}: {source}", .details.address, .details.elapsed)]
     Dial {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -127,7 +127,7 @@ impl GetError {
         }
     }
 
-    /// The address asked for. Empty if the error was made of an [`AcquireError`].
+    /// The address asked for; `(acquire)` if the error was made of an [`AcquireError`].
     pub fn address(&self) -> &Address {
         &self.details().address
     }
@@ -149,7 +149,7 @@ impl From<AcquireError> for GetError {
         | AcquireError::Exhausted { details }
         | AcquireError::Closed { details }) = &error;
         let details = Box::new(GetDetails {
-            address: Address::from(""),
+            address: Address::from("(acquire)"),
             phase: Phase::WaitingForSlot,
             elapsed: details.elapsed,
             counts: details.counts,
@@ -192,6 +192,18 @@ pub struct AcquireDetails {
     pub timed_out: bool,
 }
 
+impl AcquireDetails {
+    fn exhaustion(&self) -> String {
+        let Self { wanted, elapsed, counts, .. } = self;
+        match counts.effective_limit {
+            limit if *wanted > limit => format!("{wanted} slot(s) asked for, of a budget that has {limit}"),
+            _ => format!(
+                "{wanted} slot(s) not to be had after {elapsed:.3?} ({counts}); Budget::explain() tells who holds them"
+            ),
+        }
+    }
+}
+
 /// Why there is no slot.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -203,10 +215,7 @@ pub enum AcquireError {
         details: Box<AcquireDetails>,
     },
     /// Not as many slots: at once, in time, or ever, if more were asked for than the limit is.
-    #[error(
-        "{} slot(s) not to be had after {:.3?} ({}); Budget::explain() tells who holds them",
-        .details.wanted, .details.elapsed, .details.counts
-    )]
+    #[error("{}", .details.exhaustion())]
     Exhausted {
         /// The circumstances.
         details: Box<AcquireDetails>,
@@ -325,10 +334,10 @@ impl fmt::Display for DialError {
     }
 }
 
-/// Displays as its source does, and so reports that one's source as its own.
+/// Displays as its source does; the source is there for those who look for a type.
 impl Error for DialError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.source()
+        Some(&*self.0.source)
     }
 }
 

@@ -56,10 +56,14 @@ mod upkeep;
 pub use address::Address;
 pub use budget::{Acquire, Budget, BudgetBuilder, Explain, Held, Reclaim, Registration, Slot};
 pub use conn::Conn;
-pub use dial::{Dial, DialContext, Fitness};
+pub use dial::{CheckContext, Dial, DialContext, Fitness};
 pub use error::{
     AcquireDetails, AcquireError, DialError, GetDetails, GetError, GlobalAlreadySet, LimitError, Phase,
 };
 pub use resource::{ConnResource, ConnResourceBuilder, Get};
 pub use stats::{BudgetCounts, BudgetStats, ResourceStats};
 pub use tokio_util::sync::CancellationToken;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -194,7 +194,7 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
             max_conns: usize::MAX,
             max_idle: usize::MAX,
             min_idle: 0,
-            max_uses: u64::MAX,
+            max_uses: usize::MAX,
             idle_timeout: Duration::from_secs(90),
             max_lifetime: Duration::from_secs(30 * 60),
             dial_timeout: Some(Duration::from_secs(10)),
@@ -232,7 +232,7 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     }
 
     /// How often a connection may be used before it is closed. At least 1. Default: no limit.
-    pub fn max_uses(mut self, uses: u64) -> Self {
+    pub fn max_uses(mut self, uses: usize) -> Self {
         self.settings.max_uses = uses.max(1);
         self
     }

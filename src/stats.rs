@@ -81,13 +81,13 @@ counters! {
     Evicted => evicted,
     /// Connections closed because of time: idle for too long, or too old.
     Expired => expired,
-    /// Idle connections the peer had closed.
+    /// Connections the peer had closed: found on get or put, or dropped after their end was read.
     Stale => stale,
     /// Idle connections with bytes nobody had asked for.
     Dirty => dirty,
-    /// Idle connections found broken.
+    /// Connections found broken on get, or put or dropped after an error.
     Broken => broken,
-    /// Connections closed because they were dropped without [`put`](crate::Conn::put).
+    /// Connections dropped without [`put`](crate::Conn::put), although no error or end had gone through them.
     Dropped => dropped,
     /// Healthy connections closed on `put` or `get`: an older generation, used up, one idle too many, or of
     /// another runtime.

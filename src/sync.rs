@@ -12,7 +12,14 @@ mod real {
 mod real {
     pub(crate) use loom::sync::MutexGuard;
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
-    pub(crate) use loom::thread_local;
+
+    /// loom's, told of constant initial values.
+    macro_rules! local {
+        (static $name:ident: $type:ty = const $value:block;) => {
+            loom::thread_local! { static $name: $type = $value; }
+        };
+    }
+    pub(crate) use local as thread_local;
 
     /// loom's mutex with parking_lot's face: no poisoning.
     #[derive(Debug)]

@@ -223,14 +223,20 @@ impl Books {
         self.accounts[account].limit
     }
 
-    pub(crate) fn effective_limit(&self, account: AccountId) -> usize {
+    /// Slots that an account, by itself, may have out now.
+    pub(super) fn own_limit(&self, account: AccountId) -> usize {
         let limit = self.limit(account);
         if account == ROOT { self.audit.effective(limit) } else { limit }
     }
 
+    /// The same, and no more than those above it.
+    pub(crate) fn effective_limit(&self, account: AccountId) -> usize {
+        self.least_above(account, |id| self.own_limit(id))
+    }
+
     /// Slots an account has to give, whatever those above it have.
     fn room(&self, account: AccountId) -> usize {
-        self.effective_limit(account).saturating_sub(self.accounts[account].counts.total())
+        self.own_limit(account).saturating_sub(self.accounts[account].counts.total())
     }
 
     /// Slots to give in an account and all above it.
@@ -280,7 +286,7 @@ impl Books {
 
     /// Keeps account of whether an account is over its limit.
     fn recheck(&mut self, account: AccountId) {
-        let over = self.accounts[account].counts.total() > self.effective_limit(account);
+        let over = self.accounts[account].counts.total() > self.own_limit(account);
         let before = std::mem::replace(&mut self.accounts[account].over, over);
         self.over = self.over + usize::from(over) - usize::from(before);
     }
@@ -333,6 +339,13 @@ impl Books {
             self.each_above(account, |above| above.evicting -= 1);
         }
         self.releases += 1;
+        if let (Kind::Dialing, Some(seat)) = (claim.kind, claim.seat) {
+            // While it still has its seat: a caller may stay behind.
+            let seated = &self.seats[seat];
+            if let Some(queued) = seated.member.dial_ended(seated.counts.get(Kind::Dialing) - 1) {
+                self.sync(seat, queued);
+            }
+        }
         self.give_back(account, claim.seat, claim.kind, claim.weight);
     }
 
@@ -377,6 +390,15 @@ impl Books {
         match lease {
             Lease::Own(slot) => self.reassign(slot, slot.claim.seat, Kind::Connected),
             Lease::Elsewhere(elsewhere) => self.reassign_elsewhere(elsewhere, Kind::Connected),
+        }
+    }
+
+    /// The dial is over, without a connection: its slot is no dial's any more, until it comes back.
+    pub(crate) fn undialled(&mut self, lease: Option<&mut Lease>) {
+        match lease {
+            Some(Lease::Own(slot)) => self.reassign(slot, slot.claim.seat, Kind::Closing),
+            Some(Lease::Elsewhere(elsewhere)) => self.reassign_elsewhere(elsewhere, Kind::Closing),
+            None => {}
         }
     }
 

@@ -27,6 +27,9 @@ pub(crate) trait Member: Send + Sync {
     fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>>;
     /// Hands a slot to the oldest of those who queue here, of whom there is one.
     fn serve(&self, slot: Slot) -> Option<Waker>;
+    /// A slot to dial with came back unused, and so many dials are left. If fewer than callers who wait for one,
+    /// they queue for slots again; returns how many queue then.
+    fn dial_ended(&self, dials: usize) -> Option<usize>;
     /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
     fn cooled(&self);
     fn partition(&self) -> &Arc<Partition>;

@@ -129,6 +129,11 @@ impl<W> Line<W> {
         self.0.binary_search_by_key(&place, |(other, _)| *other).is_ok()
     }
 
+    pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut W> {
+        let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
+        self.0.get_mut(index).map(|(_, who)| who)
+    }
+
     pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
         let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
         self.0.remove(index).map(|(_, who)| who)

@@ -46,6 +46,9 @@ impl DialContext {
     /// Moves the dial's slot into the value that owns the descriptor, where that is not the connection itself:
     /// the socket of a hyper connection, which a task of its own drives.
     ///
+    /// Such a handle is often not ready for its next use at the moment its last answer has been read; wait for that
+    /// (hyper's `SendRequest::ready`) before it is put, or it rests as [`Busy`](crate::Fitness::Busy).
+    ///
     /// The slot then stays where the descriptor is. A connection that is closed, or evicted, while its
     /// descriptor is still open counts as closing until the value is dropped.
     ///

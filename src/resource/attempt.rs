@@ -57,8 +57,7 @@ pub(crate) struct Job {
 async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
     let Job { slot, initiator, generation, timeout } = job;
     let mut unfinished = Unfinished { shared: &shared, armed: true };
-    // Declared after the guard and before the dial: when all are dropped, the dial's descriptors close, the
-    // slot goes, and then those who counted on it are seen to.
+    // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
     shared.count(Event::Dial);
     let began = clock::now();
@@ -85,7 +84,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
         (Outcome::Dialled(conn), Some(lease)) => {
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&shared, generation);
-            shared.dialled(Entry::new(conn, lease, record, runtime::current()));
+            shared.dialled(initiator, Entry::new(conn, lease, record, runtime::current()));
         }
         (Outcome::Dialled(_), None) => unreachable!("BUG: a dial without a lease"),
         (Outcome::Failed(failure), lease) => {
@@ -128,7 +127,7 @@ fn fastrand() -> u64 {
     RandomState::new().hash_one(())
 }
 
-/// Sees to those who counted on a dial that ended without an outcome.
+/// Counts a dial that ended without an outcome: given up, panicked, or its runtime ended.
 struct Unfinished<'a, C> {
     shared: &'a Shared<C>,
     armed: bool,
@@ -137,7 +136,7 @@ struct Unfinished<'a, C> {
 impl<C> Drop for Unfinished<'_, C> {
     fn drop(&mut self) {
         if self.armed {
-            self.shared.dial_vanished();
+            self.shared.count(Event::DialFailure);
         }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Record {
     pub(crate) dies: Tick,
     /// Since when it rests; while it is in use, until when it rested last.
     pub(crate) rested: Tick,
-    pub(crate) uses: u64,
+    pub(crate) uses: usize,
     /// Of the resource, when its dial began.
     pub(crate) generation: u64,
 }
@@ -44,7 +44,7 @@ impl Record {
     }
 
     /// Whether it may be put: asked after each use.
-    pub(crate) fn put_end(&self, now: Tick, max_uses: u64) -> Option<Ended> {
+    pub(crate) fn put_end(&self, now: Tick, max_uses: usize) -> Option<Ended> {
         if now >= self.dies {
             Some(Ended::Lifetime)
         } else if self.uses >= max_uses {
@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    fn record(uses: u64) -> Record {
+    fn record(uses: usize) -> Record {
         let at = Tick::from_millis;
         Record { born: at(0), dies: at(1000), rested: at(500), uses, generation: 0 }
     }

@@ -137,7 +137,8 @@ impl<'a, C> Get<'a, C> {
         self
     }
 
-    /// Takes no idle connection but dials: for a second try, after one that had served before failed.
+    /// Takes no idle connection but dials: for a second try, after one that had served before failed. Close that one
+    /// first, for this may need its slot.
     pub fn fresh(mut self) -> Self {
         self.fresh = true;
         self
@@ -151,7 +152,8 @@ impl<'a, C> Get<'a, C> {
     ///
     /// # Errors
     ///
-    /// The get fails with [`GetError::ForeignSlot`] if the slot is not of the resource's budget.
+    /// The get fails with [`GetError::ForeignSlot`] if the slot is not of the resource's own budget: not of another
+    /// one, nor of its parent or child.
     pub fn with_slot(mut self, slot: Slot) -> Self {
         self.slot = Some(slot);
         self
@@ -252,7 +254,12 @@ impl<C: Send + 'static> Get<'_, C> {
 
     fn line_up(&self, cell: &Arc<Cell<Grant<C>>>, mut slot: Option<Slot>, mut rests: u64) -> Lined<C> {
         let shared = self.resource.shared();
-        let waiter = Waiter { cell: Arc::clone(cell), fresh: self.fresh, runtime: runtime::current() };
+        let waiter = Waiter {
+            cell: Arc::clone(cell),
+            fresh: self.fresh,
+            runtime: runtime::current(),
+            orphaned: false,
+        };
         loop {
             match shared.enqueue(waiter.clone(), slot, rests) {
                 Queued::At(place, slot) => return Lined::At(place, slot),
@@ -345,9 +352,12 @@ impl<C: Send + 'static> Get<'_, C> {
             Lined::At(place, slot) => {
                 let slow = self.slow.as_mut()?;
                 slow.place = Some(place);
-                match slot {
-                    Some(slot) if slow.attempt.is_none() => self.dial(slot),
-                    slot => drop(slot), // its own dial goes on
+                // The dial of its former place is of no use to this one.
+                if let Some(former) = slow.attempt.take() {
+                    go_on(former);
+                }
+                if let Some(slot) = slot {
+                    self.dial(slot);
                 }
                 None
             }

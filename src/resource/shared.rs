@@ -34,7 +34,7 @@ pub(crate) struct Settings {
     pub(crate) max_conns: usize,
     pub(crate) max_idle: usize,
     pub(crate) min_idle: usize,
-    pub(crate) max_uses: u64,
+    pub(crate) max_uses: usize,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_lifetime: Duration,
     pub(crate) dial_timeout: Option<Duration>,
@@ -87,6 +87,8 @@ pub(crate) struct Waiter<C> {
     /// Takes none that has served before.
     pub(crate) fresh: bool,
     pub(crate) runtime: Option<runtime::Id>,
+    /// Its own dial has ended, for the good of another caller; it counts on that one's.
+    pub(crate) orphaned: bool,
 }
 
 impl<C> Waiter<C> {
@@ -333,7 +335,11 @@ impl<C> Shared<C> {
     /// Decides on a connection that is given back, and hands it over if that is the decision.
     fn fate(&self, books: &mut Books, state: &mut State<C>, entry: &mut Option<Box<Entry<C>>>) -> Fate {
         let Some(back) = entry.as_ref() else { return Fate::Rests };
-        if state.closed || back.record.generation != state.generation || back.is_gone() {
+        if back.is_gone() {
+            return Fate::Closes(Event::Stale);
+        }
+        // I6: asked in the section that would make it idle.
+        if state.closed || back.record.generation != state.generation {
             return Fate::Closes(Event::Retired);
         }
         let account = self.partition().account;
@@ -504,6 +510,11 @@ impl<C: Send + 'static> Member for Shared<C> {
             state.queued.pop_front().expect("BUG: a slot for an address where nobody queues");
         state.dialing.insert(place, waiter.clone());
         waiter.cell.grant(Grant::Slot(slot))
+    }
+
+    fn dial_ended(&self, dials: usize) -> Option<usize> {
+        let mut state = self.state.lock();
+        state.requeue_stranded(dials).then(|| state.queued.len())
     }
 
     fn cooled(&self) {

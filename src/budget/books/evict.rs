@@ -13,7 +13,7 @@ impl Books {
         let account = &self.accounts[id];
         let for_dials = account.demand - account.applicants_weight;
         let wanted = account.applicants_weight + for_dials.min(self.dial_room(id));
-        account.counts.total() + wanted > self.effective_limit(id) + coming
+        account.counts.total() + wanted > self.own_limit(id) + coming
     }
 
     pub(in crate::budget) fn step(&mut self, in_vain: Option<(AccountId, u64)>) -> Step {

@@ -45,7 +45,7 @@ impl<C> Shared<C> {
             Phase::Dialing
         };
         // The seat may be gone with the last who queued at it.
-        let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
+        let dials = self.dials(&books);
         let keep_dial = !state.queued.is_empty() || state.dialing.len() >= dials.max(1);
         drop(state);
         self.ledger().settle(books);
@@ -77,7 +77,7 @@ impl<C> Shared<C> {
     }
 
     /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
-    pub(crate) fn dialled(&self, mut entry: Box<Entry<C>>) {
+    pub(crate) fn dialled(&self, initiator: Option<Place>, mut entry: Box<Entry<C>>) {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.state.lock();
@@ -87,6 +87,10 @@ impl<C> Shared<C> {
             Some(waiter) => (waiter.cell.grant(Grant::Conn(entry)), None),
             None => (None, Some(entry)),
         };
+        if let Some(waiter) = initiator.and_then(|place| state.dialing.get_mut(place)) {
+            waiter.orphaned = true;
+        }
+        self.requeue_stranded(&mut books, &mut state);
         drop(state);
         self.ledger().settle(books);
         if let Some(waker) = waker {
@@ -97,24 +101,25 @@ impl<C> Shared<C> {
         }
     }
 
-    /// A dial failed: its initiator is told if it still waits, else the oldest who counts on it.
-    pub(crate) fn dial_failed(&self, initiator: Option<Place>, failure: Failure, lease: Option<Lease>) {
+    /// A dial failed: its initiator is told if it still waits; else the oldest who waits for a dial, if fewer dials
+    /// are left; else the oldest who queues.
+    pub(crate) fn dial_failed(&self, initiator: Option<Place>, failure: Failure, mut lease: Option<Lease>) {
         self.count(Event::DialFailure);
-        let ending = usize::from(lease.as_ref().is_some_and(|lease| !lease.is_gone()));
-        let (mut books, mut state) = self.both();
+        let mut books = self.ledger().lock();
+        books.undialled(lease.as_mut());
+        let mut state = self.state.lock();
         if let Failure::Error(error) = &failure {
             state.last_error = Some(error.clone());
         }
-        let waiter = initiator
-            .and_then(|place| state.dialing.remove(place))
-            .or_else(|| self.stranded(&books, &mut state, ending).map(|(_, waiter)| waiter))
-            .or_else(|| {
-                let (_, waiter) = state.queued.pop_front()?;
-                if let Some(seat) = self.seating.get() {
-                    books.sync(seat, state.queued.len());
-                }
-                Some(waiter)
-            });
+        let dials = self.dials(&books);
+        let mut waiter = initiator.and_then(|place| state.dialing.remove(place));
+        if waiter.is_none() {
+            waiter = state.take_stranded(dials).map(|(_, waiter)| waiter);
+        }
+        if waiter.is_none() {
+            waiter = state.queued.pop_front().map(|(_, waiter)| waiter);
+            self.sync(&mut books, &state);
+        }
         let waker = waiter.and_then(|waiter| waiter.cell.grant(Grant::Failed(failure)));
         drop(state);
         self.ledger().settle(books);
@@ -124,48 +129,67 @@ impl<C> Shared<C> {
         drop(lease);
     }
 
-    /// The oldest of those who wait for a dial, if more wait than there are dials but for `ending` ones.
-    fn stranded(&self, books: &Books, state: &mut State<C>, ending: usize) -> Option<(Place, Waiter<C>)> {
-        let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat)).saturating_sub(ending);
-        if state.dialing.len() <= dials {
-            return None;
-        }
-        let place =
-            state.dialing.iter().find(|(_, waiter)| waiter.cell.is_waiting()).map(|(place, _)| *place)?;
-        state.dialing.remove(place).map(|waiter| (place, waiter))
-    }
-
     /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
     /// one.
-    pub(crate) fn dial_postponed(&self, initiator: Option<Place>, error: DialError, lease: Option<Lease>) {
-        let ending = usize::from(lease.as_ref().is_some_and(|lease| !lease.is_gone()));
-        let (mut books, mut state) = self.both();
+    pub(crate) fn dial_postponed(
+        &self,
+        initiator: Option<Place>,
+        error: DialError,
+        mut lease: Option<Lease>,
+    ) {
+        let mut books = self.ledger().lock();
+        books.undialled(lease.as_mut());
+        let mut state = self.state.lock();
         state.last_error = Some(error);
-        let waiter = initiator
-            .and_then(|place| Some((place, state.dialing.remove(place)?)))
-            .or_else(|| self.stranded(&books, &mut state, ending));
-        self.requeue(&mut books, &mut state, waiter);
+        if let Some((place, waiter)) = initiator.and_then(|place| Some((place, state.dialing.remove(place)?)))
+        {
+            state.queued.insert(place, waiter);
+            self.sync(&mut books, &state);
+        }
+        self.requeue_stranded(&mut books, &mut state);
         drop(state);
         self.ledger().settle(books);
         drop(lease);
     }
 
-    /// A dial is gone without an outcome: its runtime ended, or it panicked. Who counted on it waits again.
-    pub(crate) fn dial_vanished(&self) {
-        self.count(Event::DialFailure);
-        let (mut books, mut state) = self.both();
-        while let Some(waiter) = self.stranded(&books, &mut state, 0) {
-            self.requeue(&mut books, &mut state, Some(waiter));
+    /// Callers that wait for a dial queue again if there are fewer dials than they.
+    fn requeue_stranded(&self, books: &mut Books, state: &mut State<C>) {
+        if state.requeue_stranded(self.dials(books)) {
+            self.sync(books, state);
         }
-        drop(state);
-        self.ledger().settle(books);
     }
 
-    fn requeue(&self, books: &mut Books, state: &mut State<C>, waiter: Option<(Place, Waiter<C>)>) {
-        if let (Some((place, waiter)), Some(seat)) = (waiter, self.seating.get()) {
-            state.queued.insert(place, waiter);
+    /// Dials under way here.
+    fn dials(&self, books: &Books) -> usize {
+        self.seating.get().map_or(0, |seat| books.dials_of(seat))
+    }
+
+    /// Tells the books how many queue here.
+    fn sync(&self, books: &mut Books, state: &State<C>) {
+        if let Some(seat) = self.seating.get() {
             books.sync(seat, state.queued.len());
         }
+    }
+}
+
+impl<C> State<C> {
+    /// The oldest of those who wait for a dial and have none of their own, if all are more than the dials.
+    fn take_stranded(&mut self, dials: usize) -> Option<(Place, Waiter<C>)> {
+        if self.dialing.len() <= dials {
+            return None;
+        }
+        let place = self.dialing.iter().find(|(_, waiter)| waiter.orphaned).map(|(place, _)| *place)?;
+        self.dialing.remove(place).map(|waiter| (place, waiter))
+    }
+
+    /// Puts them back in the queue. Returns whether there were any.
+    pub(super) fn requeue_stranded(&mut self, dials: usize) -> bool {
+        let mut any = false;
+        while let Some((place, waiter)) = self.take_stranded(dials) {
+            self.queued.insert(place, Waiter { orphaned: false, ..waiter });
+            any = true;
+        }
+        any
     }
 }
 
