@@ -12,6 +12,7 @@ impl Tick {
     pub(crate) const NEVER: Tick = Tick(u64::MAX);
 
     /// Zero if `earlier` is later: two readings of a coarse clock may disagree by a tick.
+    #[inline]
     pub(crate) fn since(self, earlier: Tick) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -22,6 +23,7 @@ impl Tick {
     }
 
     /// For histories: wraps every 49 days.
+    #[inline]
     pub(crate) fn millis(self) -> u32 {
         (self.0 / 1_000_000) as u32
     }
@@ -49,10 +51,12 @@ mod source {
 
     use super::Tick;
 
+    #[inline]
     fn nanos(time: Timespec) -> u64 {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
+    #[inline]
     pub(crate) fn now() -> Tick {
         Tick(nanos(clock_gettime(ClockId::MonotonicCoarse)))
     }

@@ -118,7 +118,7 @@ impl<C: Send + 'static> ConnResource<C> {
     /// Outside of a tokio runtime it returns only connections that were dialled outside of one.
     #[inline]
     pub fn try_get(&self) -> Option<Conn<C>> {
-        self.shared().take_idle(None).ok()
+        self.shared().take_idle(None, None).ok()
     }
 
     /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are

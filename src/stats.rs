@@ -110,6 +110,7 @@ impl Tally {
     }
 
     /// Without a read-modify-write, for the warm path. Only under a lock that all its callers share.
+    #[inline]
     pub(crate) fn bump_locked(&self, event: Event) {
         let counter = &self.0[event as usize];
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);

@@ -60,10 +60,15 @@ impl Drop for Growing {
 
 /// Dials until as many connections rest as are to be kept in stock: one after the other, with free slots only,
 /// and none after a failure until the next call.
+#[inline]
 pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if !shared.lacks_idle() {
-        return;
+    if shared.settings.min_idle > 0 && shared.lacks_idle() {
+        dial_for_stock(shared);
     }
+}
+
+#[cold]
+fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(slot) = shared.spare_slot() else { return };
     let job =

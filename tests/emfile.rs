@@ -49,7 +49,7 @@ fn a_dial_without_descriptor_evicts_and_tries_again() {
         let (budget, idle, wanted) = (Budget::new(1000), Peer::listen(), Peer::listen());
         let (here, there) = (idle.resource(&budget), wanted.resource(&budget));
         let conns = [here.get().await.unwrap(), here.get().await.unwrap()];
-        conns.map(fdpool::Conn::put);
+        conns.into_iter().for_each(fdpool::Conn::put);
         let filled = Filled::leaving(0);
         let conn = there.get().await.unwrap();
         drop(filled); // counting takes descriptors

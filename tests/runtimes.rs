@@ -138,3 +138,27 @@ fn put_drop_and_try_get_outside_of_a_runtime() {
     drop(resource);
     assert_at_rest(&budget, 0);
 }
+
+/// A task that enters another runtime: what it is told of the one is not taken for the other.
+#[test]
+fn one_inside_of_the_other() {
+    let (budget, peer) = (Budget::new(8), echo());
+    let resource = peer.resource(&budget);
+    let outer = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let task = async move {
+        for _ in 0..3 {
+            exchange(&resource).await;
+            assert!(exchange(&resource).await);
+            tokio::task::block_in_place(|| {
+                let inner = runtime();
+                assert!(!inner.block_on(exchange(&resource)), "not one of the outer runtime");
+                assert!(inner.block_on(exchange(&resource)));
+                inner.block_on(async { drop(resource.get().fresh().await.unwrap()) });
+            });
+            assert!(!exchange(&resource).await, "not one of the inner runtime, which is dead");
+        }
+    };
+    outer.block_on(async { tokio::spawn(task).await }).unwrap();
+    drop(outer);
+    assert_at_rest(&budget, 0);
+}

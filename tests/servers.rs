@@ -1,6 +1,8 @@
 //! Real servers: redis and nginx, started by the tests on loopback, restarted under load. Where one is not
 //! installed, its tests say so and count as passed, unless `FDPOOL_REQUIRE_SERVERS` is set.
 
+#![allow(clippy::disallowed_methods, reason = "how long a real server has been gone is real time")]
+
 mod support;
 #[allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 #[path = "support/sweep.rs"]

@@ -1,5 +1,6 @@
 //! The main job of fdpool, for real: poll a fleet of peers through a budget of descriptors that is smaller
 //! than the fleet, round after round, and tell what became of it. `--help` says what can be asked for.
+#![allow(clippy::disallowed_methods, reason = "an example reads clocks as programs do")]
 
 mod call;
 mod cli;

@@ -151,6 +151,7 @@ impl Ledger {
     }
 
     /// Whether a put has to ask before it leaves something idle. Read under the lock of the put's address.
+    #[inline]
     pub(crate) fn is_pressed(&self) -> bool {
         self.pressure.load(Ordering::Relaxed) != 0
     }

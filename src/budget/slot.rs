@@ -188,6 +188,7 @@ pub(crate) enum Lease {
 
 impl Lease {
     /// Whether the descriptor has gone before its connection.
+    #[inline]
     pub(crate) fn is_gone(&self) -> bool {
         match self {
             Lease::Own(_) => false,

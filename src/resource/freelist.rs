@@ -28,11 +28,13 @@ pub(crate) enum Ended {
 }
 
 impl Record {
+    #[inline]
     pub(crate) fn idle_for(&self, now: Tick) -> Duration {
         now.since(self.rested)
     }
 
     /// Whether it may be given out: asked for idle ones.
+    #[inline]
     pub(crate) fn idle_end(&self, now: Tick, idle_timeout: Duration) -> Option<Ended> {
         if self.idle_for(now) > idle_timeout {
             Some(Ended::Idle)
@@ -44,6 +46,7 @@ impl Record {
     }
 
     /// Whether it may be put: asked after each use.
+    #[inline]
     pub(crate) fn put_end(&self, now: Tick, max_uses: usize) -> Option<Ended> {
         if now >= self.dies {
             Some(Ended::Lifetime)

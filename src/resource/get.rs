@@ -175,7 +175,7 @@ impl<C: Send + 'static> Future for Get<'_, C> {
         if this.slow.is_none() {
             let mut rests = 0;
             if !this.fresh {
-                match this.resource.shared().take_idle(None) {
+                match this.resource.shared().take_idle(None, Some(cx.waker())) {
                     Ok(conn) => {
                         this.slot = None;
                         upkeep::restock(this.resource.shared());
@@ -266,7 +266,7 @@ impl<C: Send + 'static> Get<'_, C> {
                 Queued::Never => return Lined::Never,
                 Queued::LookAgain(brought) => slot = brought,
             }
-            match shared.take_idle(Some(rests)) {
+            match shared.take_idle(Some(rests), None) {
                 Ok(conn) => return Lined::Served(conn),
                 Err(seen) => rests = seen,
             }

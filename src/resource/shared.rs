@@ -21,6 +21,7 @@ use crate::clock::{self, Tick};
 use crate::conn::{Closing, Conn, Entry};
 use crate::dial::{CheckContext, Fitness};
 use crate::error::{DialError, GetDetails, Phase};
+use crate::runtime::Whereabouts;
 use crate::stats::{Event, ResourceStats, Tally};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
@@ -195,43 +196,61 @@ impl<C> Shared<C> {
     /// The newest idle connection that is fit, and closes those it finds unfit. `Err`: none, as of this many
     /// rests.
     #[inline]
-    pub(crate) fn take_idle(self: &Arc<Self>, seen: Option<u64>) -> Result<Conn<C>, u64> {
+    pub(crate) fn take_idle(
+        self: &Arc<Self>,
+        seen: Option<u64>,
+        waker: Option<&Waker>,
+    ) -> Result<Conn<C>, u64> {
         let now = clock::now();
+        let mut entry = self.take_newest(now, seen.is_none())?;
+        match self.judge(&mut entry, now, waker) {
+            Verdict::Give => Ok(Conn::new(Arc::clone(self), entry)),
+            unfit => self.take_another(entry, unfit, now),
+        }
+    }
+
+    #[inline]
+    fn take_newest(&self, now: Tick, touch: bool) -> Result<Box<Entry<C>>, u64> {
+        let mut state = self.state.lock();
+        if touch {
+            state.history.touch(now.millis());
+        }
+        let entry = state.idle.take_newest();
+        self.publish(&state);
+        let entry = entry.ok_or(state.rests)?;
+        self.tally.bump_locked(Event::Reused);
+        Ok(entry)
+    }
+
+    /// Goes on where the newest one was unfit.
+    #[cold]
+    fn take_another(
+        self: &Arc<Self>,
+        mut entry: Box<Entry<C>>,
+        mut verdict: Verdict,
+        now: Tick,
+    ) -> Result<Conn<C>, u64> {
         let mut aside = Aside { shared: self, entries: Vec::new() };
-        let mut touched = seen.is_some();
         loop {
-            let mut state = self.state.lock();
-            if !std::mem::replace(&mut touched, true) {
-                state.history.touch(now.millis());
+            if let Verdict::Give = verdict {
+                return Ok(Conn::new(Arc::clone(self), entry));
             }
-            let Some(mut entry) = state.idle.take_newest() else {
-                self.publish(&state);
-                return Err(state.rests);
-            };
-            self.publish(&state);
-            self.tally.bump_locked(Event::Reused);
-            drop(state);
-            let unfit = match self.judge(&mut entry, now) {
-                Verdict::Give => return Ok(Conn::new(Arc::clone(self), entry)),
-                Verdict::SetAside => {
-                    aside.entries.push(entry);
-                    None
-                }
-                Verdict::Discard(event) => Some((entry, event)),
-            };
             {
                 let _state = self.state.lock();
                 self.tally.unbump_locked(Event::Reused);
             }
-            if let Some((entry, event)) = unfit {
-                self.discard(entry, event);
+            match verdict {
+                Verdict::Discard(event) => self.discard(entry, event),
+                Verdict::Give | Verdict::SetAside => aside.entries.push(entry),
             }
+            entry = self.take_newest(now, false)?;
+            verdict = self.judge(&mut entry, now, None);
         }
     }
 
     /// Whether an idle connection can be given out here and now.
     #[inline]
-    fn judge(&self, entry: &mut Entry<C>, now: Tick) -> Verdict {
+    fn judge(&self, entry: &mut Entry<C>, now: Tick, waker: Option<&Waker>) -> Verdict {
         if entry.is_gone() {
             return Verdict::Discard(Event::Stale);
         }
@@ -240,12 +259,12 @@ impl<C> Shared<C> {
             Some(Ended::Idle | Ended::Lifetime) => return Verdict::Discard(Event::Expired),
             Some(Ended::Uses) => return Verdict::Discard(Event::Retired),
         }
-        if entry.runtime.is_some() {
-            match crate::runtime::current() {
+        if let Some(runtime) = entry.runtime {
+            match crate::runtime::whereabouts(runtime, waker) {
+                Whereabouts::Here => {}
+                Whereabouts::Elsewhere => return Verdict::Discard(Event::Retired),
                 // Of no use here, but there may be a caller elsewhere.
-                None => return Verdict::SetAside,
-                here if here != entry.runtime => return Verdict::Discard(Event::Retired),
-                _ => {}
+                Whereabouts::Nowhere => return Verdict::SetAside,
             }
         }
         match self.check(entry, now) {
