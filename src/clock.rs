@@ -34,7 +34,10 @@ impl Tick {
     }
 }
 
-pub(crate) use source::{now, resolution};
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+pub(crate) use coarse::{now, resolution};
+#[cfg(not(all(target_os = "linux", not(feature = "test-util"))))]
+pub(crate) use exact::{now, resolution};
 
 /// When a timer is to fire. `None`: not in this life.
 #[expect(clippy::disallowed_methods, reason = "the file that reads clocks")]
@@ -42,8 +45,9 @@ pub(crate) fn deadline(after: Duration) -> Option<tokio::time::Instant> {
     tokio::time::Instant::now().checked_add(after)
 }
 
-#[cfg(all(target_os = "linux", not(feature = "test-util")))]
-mod source {
+/// The coarse clock, which costs a quarter of the exact one.
+#[cfg(all(target_os = "linux", any(test, not(feature = "test-util"))))]
+mod coarse {
     use std::sync::LazyLock;
     use std::time::Duration;
 
@@ -69,8 +73,9 @@ mod source {
     }
 }
 
+/// The exact clock: tokio's in tests, the standard one where there is no coarse one.
 #[cfg(not(all(target_os = "linux", not(feature = "test-util"))))]
-mod source {
+mod exact {
     use std::sync::LazyLock;
     use std::time::Duration;
 
@@ -95,5 +100,31 @@ mod source {
 
     pub(crate) fn resolution() -> Duration {
         Duration::from_millis(4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_never_negative() {
+        let (earlier, later) = (Tick::from_millis(5), Tick::from_millis(7));
+        assert_eq!((later.since(earlier), earlier.since(later)), (Duration::from_millis(2), Duration::ZERO));
+        assert_eq!(earlier.after(Duration::MAX), Tick::NEVER);
+        assert_eq!(later.millis(), 7);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    #[expect(clippy::disallowed_methods, reason = "the coarse clock is held against the exact one")]
+    fn the_coarse_clock_keeps_time_to_a_tick() {
+        let (coarse, exact) = (coarse::now(), std::time::Instant::now());
+        let tick = coarse::resolution();
+        assert!(tick >= Duration::from_millis(1) && tick <= Duration::from_millis(10), "{tick:?}");
+        while coarse::now().since(coarse) < 3 * tick {
+            std::thread::yield_now();
+        }
+        assert!(exact.elapsed() >= 2 * tick);
     }
 }

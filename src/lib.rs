@@ -22,7 +22,7 @@
 //! let peers: Vec<_> = (1..=250).map(|n| ConnResource::new(format!("10.0.0.{n}:6379"))).collect();
 //! for peer in &peers {
 //!     if let Err(error) = ping(peer).await {
-//!         eprintln!("{}: {error}", peer.address());
+//!         eprintln!("{error}");
 //!     }
 //! }
 //! # }

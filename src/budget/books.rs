@@ -302,6 +302,7 @@ impl Books {
         false
     }
 
+    /// Counts slots out. What grants them has looked for room in the same critical section (I1).
     fn take(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
         self.each_above(account, |above| above.counts.0[kind as usize] += n);
         if let Some(seat) = seat {

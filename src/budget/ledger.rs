@@ -191,7 +191,7 @@ impl Ledger {
             let step = if settling.is_some() { books.step(in_vain) } else { books.serve() };
             self.publish(&books);
             let departed = books.take_departed();
-            drop(books);
+            drop(books); // what follows may be anybody's code (I3)
             drop(departed);
             match step {
                 Step::Rest => return,

@@ -313,7 +313,7 @@ impl<C: Send + 'static> Get<'_, C> {
                 }
                 Poll::Pending => {}
             }
-            // Out of its place while it is polled: if it panics, it is dropped, and its slot given back.
+            // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
             if let Some((mut attempt, runtime)) = slow.attempt.take() {
                 match attempt.as_mut().poll(cx) {
                     Poll::Ready(()) => continue, // its outcome is in somebody's cell

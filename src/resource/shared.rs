@@ -1,5 +1,5 @@
 //! The state of one address: its idle connections, who waits here, and how a connection moves between them;
-//! the callers in line and their dials are in [`line`]. Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after them.
+//! the callers in line and their dials are in [`mod@line`]. Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after them.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -296,6 +296,8 @@ impl<C> Shared<C> {
     }
 
     /// Makes a connection idle, or gives it to who waits, or closes it. `news`: it was not idle a moment ago.
+    ///
+    /// In the usual case it writes nothing outside of its address (I8).
     #[inline]
     pub(crate) fn rest(&self, entry: Box<Entry<C>>, news: bool) {
         let mut state = self.state.lock();
@@ -514,6 +516,7 @@ impl<C: Send + 'static> Member for Shared<C> {
         (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
     }
 
+    /// What is taken off the freelist here can be given out by nobody (I4).
     fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>> {
         let mut state = self.state.lock();
         let entry = state.idle.take_oldest();
