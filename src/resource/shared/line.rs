@@ -81,7 +81,7 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.state.lock();
-        state.last_error = None;
+        let former = state.last_error.take();
         let waiter = if state.closed { None } else { self.next_for(&mut books, &mut state, &entry) };
         let (waker, left) = match waiter {
             Some(waiter) => (waiter.cell.grant(Grant::Conn(entry)), None),
@@ -96,6 +96,7 @@ impl<C> Shared<C> {
         if let Some(waker) = waker {
             waker.wake();
         }
+        drop(former); // an error is the dialer's: not under a lock (I3)
         if let Some(entry) = left {
             self.rest(entry, true);
         }
@@ -108,9 +109,10 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.undialled(lease.as_mut());
         let mut state = self.state.lock();
-        if let Failure::Error(error) = &failure {
-            state.last_error = Some(error.clone());
-        }
+        let former = match &failure {
+            Failure::Error(error) => state.last_error.replace(error.clone()),
+            Failure::Timeout => None,
+        };
         let dials = self.dials(&books);
         let mut waiter = initiator.and_then(|place| state.dialing.remove(place));
         if waiter.is_none() {
@@ -126,7 +128,7 @@ impl<C> Shared<C> {
         if let Some(waker) = waker {
             waker.wake();
         }
-        drop(lease);
+        drop((former, lease));
     }
 
     /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
@@ -140,7 +142,7 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.undialled(lease.as_mut());
         let mut state = self.state.lock();
-        state.last_error = Some(error);
+        let former = state.last_error.replace(error);
         if let Some((place, waiter)) = initiator.and_then(|place| Some((place, state.dialing.remove(place)?)))
         {
             state.queued.insert(place, waiter);
@@ -149,7 +151,7 @@ impl<C> Shared<C> {
         self.requeue_stranded(&mut books, &mut state);
         drop(state);
         self.ledger().settle(books);
-        drop(lease);
+        drop((former, lease));
     }
 
     /// Callers that wait for a dial queue again if there are fewer dials than they.
