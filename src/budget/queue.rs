@@ -44,9 +44,17 @@ impl<G> Cell<G> {
     /// waiter leaves its line before it leaves its cell.
     pub(crate) fn grant(&self, grant: G) -> Option<Waker> {
         let mut state = self.state.lock();
-        match std::mem::replace(&mut *state, CellState::Granted(grant)) {
-            CellState::Waiting(waker) => waker,
-            CellState::Granted(_) | CellState::Gone => panic!("BUG: granted to a cell where nobody waits"),
+        match &mut *state {
+            CellState::Waiting(waker) => {
+                let waker = waker.take();
+                *state = CellState::Granted(grant);
+                waker
+            }
+            CellState::Granted(_) | CellState::Gone => {
+                // Dropping it would take the locks that the caller holds.
+                std::mem::forget(grant);
+                panic!("BUG: granted to a cell where nobody waits")
+            }
         }
     }
 
