@@ -114,7 +114,8 @@ impl Budget {
     /// Changes the limit. Takes effect at once: growing serves those who wait, shrinking closes idle
     /// connections, and those in use when they are put. Nothing in use is cut off.
     ///
-    /// Who waits for more slots than the limit now is gets [`AcquireError::Exhausted`].
+    /// Who waits for more slots than the limit now is gets [`AcquireError::Exhausted`] when its turn comes. With a
+    /// limit of 0, whoever comes is refused at once, and who waits goes on waiting for better times.
     pub fn set_limit(&self, limit: usize) {
         let ledger = &self.partition.ledger;
         let mut books = ledger.lock();

@@ -111,7 +111,8 @@ impl<D: Dial> Dial for Arc<D> {
 pub enum Fitness {
     /// It can be given out.
     Fit,
-    /// Not now, but it is to be kept: all its streams are taken, say.
+    /// Not now, but it is to be kept: all its streams are taken, say. Nobody tells the pool when that changes: a
+    /// caller that waits at `max_conns` beside a busy connection is not given it before the next put.
     Busy,
     /// The peer closed it.
     Closed,

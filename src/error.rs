@@ -76,7 +76,7 @@ pub enum GetError {
         source: Option<DialError>,
     },
     /// The address has all the connections it may have (`max_conns`), all in use: at once, or until the timeout.
-    #[error("{}: all its connections are in use (max_conns), after {:.3?}", .details.address, .details.elapsed)]
+    #[error("{}: it has all the connections it may have (max_conns), after {:.3?}", .details.address, .details.elapsed)]
     AddressBusy {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -274,6 +274,11 @@ impl DialError {
         Self(Arc::new(Failure { source: Arc::clone(&self.0.source), permanent: true }))
     }
 
+    /// The error it was made of.
+    pub fn get_ref(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.0.source
+    }
+
     /// The kind of the first [`io::Error`] among the causes, if there is one.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.io_errors().next().map(io::Error::kind)
@@ -334,10 +339,10 @@ impl fmt::Display for DialError {
     }
 }
 
-/// Displays as its source does; the source is there for those who look for a type.
+/// Displays as the error it was made of, and so reports that one's source as its own.
 impl Error for DialError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.0.source)
+        self.0.source.source()
     }
 }
 

@@ -32,7 +32,7 @@ macro_rules! counters {
             pub closing: usize,
             /// Slots held outside of connections: [`Slot`](crate::Slot) and [`Held`](crate::Held).
             pub held: usize,
-            /// Callers waiting for a slot.
+            /// Callers waiting for a slot; those whose address has all it may have (`max_conns`) are not among them.
             pub waiting: usize,
             /// Descriptors the process had open besides those of the budget, when it was sized.
             pub foreign_fds: usize,

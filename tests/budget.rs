@@ -485,3 +485,79 @@ async fn explain_names_who_holds_and_who_waits() {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
 }
+
+#[test]
+fn limits_and_requests_beyond_all_measure_overflow_nothing() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (budget, script) = (Budget::new(8), Arc::default());
+        let child = budget.child(usize::MAX);
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..16 {
+            let resource = fakes(&(n % 12).to_string(), &child, &script);
+            tasks.spawn(async move {
+                for _ in 0..200 {
+                    resource.get().await.unwrap().put();
+                }
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+        assert_at_rest(&budget, 0);
+        let endless = Budget::new(usize::MAX);
+        let most = endless.acquire_many(usize::MAX >> 16).await.unwrap();
+        assert!(matches!(endless.acquire_many(usize::MAX).await, Err(AcquireError::Exhausted { .. })));
+        drop((endless.acquire().await.unwrap(), most));
+    });
+}
+
+#[tokio::test]
+async fn a_get_that_was_handed_an_unfit_connection_is_not_forgotten_at_limit_zero() {
+    let (budget, script) = (Budget::new(1), Arc::<Script>::default());
+    let resource = fakes_with("a", &budget, &script).wait_timeout(None).build();
+    let conn = resource.get().await.unwrap();
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    *conn.handle().lock().unwrap() = fdpool::Fitness::Broken;
+    conn.put();
+    budget.set_limit(0);
+    ready(&mut get).unwrap().put();
+    assert_at_rest(&budget, 0);
+    // And who waited before the limit was zero waits for better times.
+    budget.set_limit(1);
+    let held = resource.get().await.unwrap();
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    budget.set_limit(0);
+    held.put();
+    assert!(poll(&mut get).is_pending());
+    budget.set_limit(1);
+    ready(&mut get).unwrap().put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
+async fn a_stock_larger_than_what_may_rest_is_no_endless_dialing() {
+    for max_idle in [0, 2] {
+        let (budget, script) = (Budget::new(10), Arc::<Script>::default());
+        let resource = fakes_with("a", &budget, &script).min_idle(3).max_idle(max_idle).build();
+        for _ in 0..5 {
+            settle().await;
+        }
+        assert_eq!((script.begun(), budget.stats().idle), (max_idle, max_idle));
+        drop(resource);
+    }
+}
+
+#[tokio::test]
+async fn a_fresh_get_with_a_slot_displaces_an_idle_one_at_max_conns() {
+    let (budget, script) = (Budget::new(3), Arc::<Script>::default());
+    let resource = fakes_with("a", &budget, &script).max_conns(1).build();
+    resource.get().await.unwrap().put();
+    let slot = budget.acquire().await.unwrap();
+    let conn = ready(&mut resource.get().fresh().with_slot(slot)).unwrap();
+    assert_eq!((conn.is_reused(), script.open()), (false, 1));
+    conn.put();
+    assert_at_rest(&budget, 1);
+}

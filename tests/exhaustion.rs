@@ -68,3 +68,36 @@ async fn who_waits_in_vain_is_told_the_cause() {
     let source = std::error::Error::source(&error).expect("the dial's error").to_string();
     assert!(source.contains("Too many open files"), "{source}");
 }
+
+#[test]
+fn a_limit_that_was_lowered_on_a_runtime_that_ended_is_no_less_restored() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    for driven in [true, false] {
+        let (budget, script) = (Budget::new(4), Script::manual());
+        let resource = fakes("a", &budget, &script);
+        let (one, two) = (runtime(), runtime());
+        let held = one.block_on(budget.acquire_many(2)).unwrap();
+        one.block_on(async {
+            let mut get = resource.get();
+            assert!(poll(&mut get).is_pending());
+            script.answer(Err(no_descriptor()));
+            assert!(poll(&mut get).is_pending());
+        });
+        assert_eq!(budget.effective_limit(), 2);
+        let kept = (!driven).then_some(one); // alive, but nobody drives it
+        two.block_on(async {
+            let slot = tokio::time::timeout(Duration::from_secs(5), async {
+                // The first is in line from before the other runtime's task is missed.
+                let mut first = budget.acquire();
+                if poll(&mut first).is_pending() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    drop(budget.acquire().await.unwrap());
+                }
+                first.await.unwrap()
+            });
+            drop(slot.await.expect("restored"));
+        });
+        drop((held, kept));
+    }
+}

@@ -162,3 +162,34 @@ fn one_inside_of_the_other() {
     drop(outer);
     assert_at_rest(&budget, 0);
 }
+
+#[test]
+fn a_get_that_moves_between_runtimes_is_served() {
+    let (budget, script) = (Budget::new(5), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let (one, two) = (runtime(), runtime());
+    let mut get = resource.get_owned();
+    one.block_on(async { assert!(poll(&mut get).is_pending()) });
+    script.answer(Ok(()));
+    two.block_on(async { ready(&mut get).unwrap().put() });
+    assert_eq!(script.begun(), 1);
+    assert!(one.block_on(async { ready(&mut resource.get()) }).unwrap().is_reused(), "of where it was begun");
+}
+
+#[test]
+fn a_dial_is_not_kept_for_callers_of_another_runtime() {
+    let (budget, script) = (Budget::new(1), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let (one, two) = (runtime(), runtime());
+    let (mut initiator, mut other) = (resource.get(), resource.get());
+    one.block_on(async { assert!(poll(&mut initiator).is_pending()) });
+    two.block_on(async { assert!(poll(&mut other).is_pending()) });
+    drop(initiator); // and nobody drives its runtime any more
+    two.block_on(async {
+        assert!(poll(&mut other).is_pending());
+        assert_eq!((script.pending(), script.begun()), (1, 2));
+        script.answer(Ok(()));
+        ready(&mut other).unwrap().put();
+    });
+    assert_at_rest(&budget, 1);
+}

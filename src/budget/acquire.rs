@@ -17,6 +17,7 @@ use crate::clock::{self, Tick};
 use crate::error::{AcquireDetails, AcquireError};
 use crate::patience::Patience;
 use crate::stats::Event;
+use crate::upkeep;
 
 /// Waits for slots; made by [`Budget::acquire`](crate::Budget::acquire) and
 /// [`acquire_many`](crate::Budget::acquire_many).
@@ -94,6 +95,7 @@ impl Future for Acquire<'_> {
             if this.patience.is_cancelled() {
                 return Poll::Ready(Err(AcquireError::Cancelled { details: this.details(false, now) }));
             }
+            upkeep::grow_back(this.partition);
             match enqueue(this.partition, this.weight, now) {
                 Some(waiting) => this.waiting = Some(waiting),
                 None => {

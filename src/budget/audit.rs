@@ -18,7 +18,8 @@ pub(crate) struct Audit {
 #[derive(Debug)]
 struct Lowered {
     limit: usize,
-    step: usize,
+    /// What it was lowered to.
+    floor: usize,
     grown_at: Tick,
 }
 
@@ -35,8 +36,7 @@ impl Audit {
     /// is zero until it grows: that is how long to wait before the next try.
     pub(crate) fn ran_out(&mut self, limit: usize, others: usize, now: Tick) {
         let lowered = others.min(limit);
-        let step = (limit.saturating_sub(lowered)).div_ceil(GROWTH_STEPS).max(1);
-        self.lowered = Some(Lowered { limit: lowered, step, grown_at: now });
+        self.lowered = Some(Lowered { limit: lowered, floor: lowered, grown_at: now });
     }
 
     /// Grows the limit by as many steps as are due. Returns whether it did.
@@ -47,7 +47,8 @@ impl Audit {
         if steps == 0 {
             return false;
         }
-        lowered.limit = lowered.limit.saturating_add(lowered.step.saturating_mul(steps));
+        let step = limit.saturating_sub(lowered.floor).div_ceil(GROWTH_STEPS).max(1);
+        lowered.limit = lowered.limit.saturating_add(step.saturating_mul(steps));
         lowered.grown_at = now;
         if lowered.limit >= limit {
             self.lowered = None;
@@ -85,6 +86,16 @@ mod tests {
         assert!(!audit.grow(160, Tick::from_millis(99)));
         assert!(audit.grow(160, Tick::from_millis(500)));
         assert_eq!(audit.effective(160), 5 * 10);
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_meanwhile_is_whole_as_soon() {
+        let mut audit = Audit::default();
+        audit.ran_out(4, 3, Tick::from_millis(0));
+        for tenth in 1..=16 {
+            audit.grow(10_000, Tick::from_millis(tenth * 100));
+        }
+        assert_eq!(audit.effective(10_000), 10_000);
     }
 
     #[test]

@@ -284,6 +284,12 @@ impl Books {
         }
     }
 
+    /// Gives all of it back.
+    pub(super) fn restore(&mut self) {
+        self.audit = Audit::default();
+        self.recheck(ROOT);
+    }
+
     /// Keeps account of whether an account is over its limit.
     fn recheck(&mut self, account: AccountId) {
         let over = self.accounts[account].counts.total() > self.own_limit(account);

@@ -13,7 +13,7 @@ use super::victim::Hint;
 use crate::address::Address;
 use crate::clock::{self, Tick};
 use crate::stats::{Event, Tally};
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
 
 /// What the ledger needs to know of an address. Called under the ledger's lock, except where it says
 /// otherwise; implementations take their own lock inside, and call nothing of the user's.
@@ -80,7 +80,7 @@ impl Partition {
         let ledger = Arc::new(Ledger {
             pressure: AtomicUsize::new(0),
             lowered: AtomicBool::new(false),
-            growing: AtomicBool::new(false),
+            grown: AtomicU64::new(NOBODY_GROWS),
             foreign,
             books: Mutex::new(Books::default()),
         });
@@ -136,14 +136,17 @@ pub(crate) struct Ledger {
     pressure: AtomicUsize,
     /// The limit is lower than it should be, since the process ran out of descriptors.
     lowered: AtomicBool,
-    /// A task lets it grow back.
-    pub(crate) growing: AtomicBool,
+    /// When a task last let it grow back, in milliseconds of the clock, or [`NOBODY_GROWS`].
+    pub(crate) grown: AtomicU64,
     /// Descriptors open besides the budget's when it was sized.
     pub(crate) foreign: usize,
     /// Slots, waiters, seats. Under it: the locks of addresses, then those of cells, and never the other way
     /// round; nothing of the user's, no waker, no close, no drop of anything but plain data.
     books: Mutex<Books>,
 }
+
+/// No task lets the limit grow.
+pub(crate) const NOBODY_GROWS: u64 = u64::MAX;
 
 impl Ledger {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Books> {
@@ -158,6 +161,18 @@ impl Ledger {
 
     pub(crate) fn is_lowered(&self) -> bool {
         self.lowered.load(Ordering::Relaxed)
+    }
+
+    /// Notes when the limit grows, if nobody else has since `last`.
+    pub(crate) fn note_growth(&self, last: u64, now: u64) -> bool {
+        self.grown.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives back at once what running out of descriptors took.
+    pub(crate) fn restore(&self) {
+        let mut books = self.lock();
+        books.restore();
+        self.settle(books);
     }
 
     /// A dial found no descriptor.

@@ -29,6 +29,9 @@ impl Dial for Tcp {
     type Conn = TcpStream;
 
     async fn dial(&self, address: &Address, _cx: &DialContext) -> Result<TcpStream, DialError> {
+        if !is_host_and_port(address.as_str()) {
+            return Err(DialError::new(format!("{:?} is not host:port", address.as_str())).permanent());
+        }
         let stream = TcpStream::connect(address.as_str()).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -45,6 +48,28 @@ impl Dial for Tcp {
             Ok(_) => Fitness::Dirty,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fitness::Fit,
             Err(_) => Fitness::Broken,
+        }
+    }
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains([':', '/'])) && port.parse::<u16>().is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_are_no_host_and_port_are_refused_for_good() {
+        for good in ["localhost:80", "127.0.0.1:0", "[::1]:443", "example.org:65535"] {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in ["", ":80", "nohost", "127.0.0.1", "[::1]", "::1:80", "a:65536", "a:", "http://a:80"] {
+            assert!(!is_host_and_port(bad), "{bad}");
         }
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Job {
 
 async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
     let Job { slot, initiator, generation, timeout } = job;
+    // Where it is polled first is where its descriptor is registered.
+    let home = runtime::current();
     let mut unfinished = Unfinished { shared: &shared, armed: true };
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
@@ -84,7 +86,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
         (Outcome::Dialled(conn), Some(lease)) => {
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&shared, generation);
-            shared.dialled(initiator, Entry::new(conn, lease, record, runtime::current()));
+            shared.dialled(initiator, Entry::new(conn, lease, record, home));
         }
         (Outcome::Dialled(_), None) => unreachable!("BUG: a dial without a lease"),
         (Outcome::Failed(failure), lease) => {

@@ -298,11 +298,15 @@ impl<C: Send + 'static> Get<'_, C> {
                 Poll::Ready(Grant::Conn(entry)) => {
                     slow.place = None;
                     match self.receive(entry) {
-                        Some(conn) => {
+                        Ok(None) => continue,
+                        Ok(Some(conn)) => {
                             self.detach();
                             return Poll::Ready(Ok(conn));
                         }
-                        None => continue,
+                        Err(error) => {
+                            self.detach();
+                            return Poll::Ready(Err(error));
+                        }
                     }
                 }
                 Poll::Ready(Grant::Failed(failure)) => {
@@ -337,32 +341,36 @@ impl<C: Send + 'static> Get<'_, C> {
     }
 
     /// A connection was handed over. `None`: it is no longer fit, and this get is in line again, with its slot.
-    fn receive(&mut self, entry: Box<Entry<C>>) -> Option<Conn<C>> {
+    fn receive(&mut self, entry: Box<Entry<C>>) -> Result<Option<Conn<C>>, GetError> {
         let shared = Arc::clone(self.resource.shared());
         if !entry.is_reused() {
-            return Some(Conn::new(shared, entry));
+            return Ok(Some(Conn::new(shared, entry)));
         }
         let slot = match shared.judge_handed(entry) {
-            Ok(entry) => return Some(Conn::new(shared, entry)),
+            Ok(entry) => return Ok(Some(Conn::new(shared, entry))),
             Err(slot) => slot,
         };
-        let cell = Arc::clone(&self.slow.as_ref()?.cell);
-        match self.line_up(&cell, slot, 0) {
-            Lined::Served(conn) => Some(conn),
-            Lined::At(place, slot) => {
-                let slow = self.slow.as_mut()?;
-                slow.place = Some(place);
-                // The dial of its former place is of no use to this one.
-                if let Some(former) = slow.attempt.take() {
-                    go_on(former);
-                }
-                if let Some(slot) = slot {
-                    self.dial(slot);
-                }
-                None
-            }
-            Lined::Never => None, // the patience of a get that waits for nothing ends too
+        let slow = self.slow.as_mut().expect("BUG: a get in line");
+        // The dial of its former place is of no use to the next one.
+        if let Some(former) = slow.attempt.take() {
+            go_on(former);
         }
+        let (cell, began) = (Arc::clone(&slow.cell), slow.began);
+        let (place, slot) = match self.line_up(&cell, slot, 0) {
+            Lined::Served(conn) => return Ok(Some(conn)),
+            Lined::At(place, slot) => (place, slot),
+            Lined::Never => {
+                let details = shared.details(Phase::WaitingForSlot, began, false);
+                return Err(GetError::Exhausted { details, source: shared.last_error() });
+            }
+        };
+        if let Some(slow) = &mut self.slow {
+            slow.place = Some(place);
+        }
+        if let Some(slot) = slot {
+            self.dial(slot);
+        }
+        Ok(None)
     }
 
     fn failed(&self, failure: Failure) -> GetError {
@@ -385,7 +393,8 @@ impl<C> Get<'_, C> {
     fn give_up(&mut self, end: Option<End>) -> Option<GetError> {
         let shared = self.resource.shared();
         let Slow { cell, place, attempt, began, .. } = *self.slow.take()?;
-        let Left { granted, phase, keep_dial } = shared.leave(place, &cell);
+        let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
+        let Left { granted, phase, keep_dial } = shared.leave(place, &cell, runtime);
         if let Some(granted) = granted {
             shared.pass_on(granted);
         }

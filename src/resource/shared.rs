@@ -320,9 +320,10 @@ impl<C> Shared<C> {
 
     #[cold]
     fn rest_or_serve(&self, entry: Box<Entry<C>>, news: bool) {
-        let (mut books, mut state) = self.both();
+        // Before the locks, so that a panic gives them back before the slot comes back.
         let mut entry = Some(entry);
         let mut displaced = None;
+        let (mut books, mut state) = self.both();
         let fate = self.fate(&mut books, &mut state, &mut entry);
         if let Fate::Rests | Fate::Displaces = fate {
             if let Fate::Displaces = fate {
@@ -446,8 +447,9 @@ impl<C> Shared<C> {
         }
     }
 
-    pub(crate) fn dial_failures(&self) -> u64 {
-        self.tally.read(Event::DialFailure)
+    /// Connections that rest here, at a glance.
+    pub(crate) fn resting(&self) -> usize {
+        usize::from(Hint::unpack(self.hint.load(Ordering::Relaxed)).idle)
     }
 
     pub(crate) fn stats(&self) -> ResourceStats {
@@ -474,13 +476,13 @@ impl<C> Shared<C> {
 
     /// Whether fewer connections rest here, or are being dialled, than are to be kept.
     pub(crate) fn lacks_idle(&self) -> bool {
-        let resting = Hint::unpack(self.hint.load(Ordering::Relaxed)).idle;
-        if usize::from(resting) >= self.settings.min_idle {
+        let stock = self.settings.min_idle.min(self.settings.max_idle);
+        if self.resting() >= stock {
             return false; // the usual case, without a lock
         }
         let (books, state) = self.both();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
-        !state.closed && state.idle.len() + dials.saturating_sub(state.dialing.len()) < self.settings.min_idle
+        !state.closed && state.idle.len() + dials.saturating_sub(state.dialing.len()) < stock
     }
 }
 

@@ -12,8 +12,8 @@ impl Books {
     fn lacks(&self, id: AccountId, coming: usize) -> bool {
         let account = &self.accounts[id];
         let for_dials = account.demand - account.applicants_weight;
-        let wanted = account.applicants_weight + for_dials.min(self.dial_room(id));
-        account.counts.total() + wanted > self.own_limit(id) + coming
+        let wanted = account.applicants_weight.saturating_add(for_dials.min(self.dial_room(id)));
+        account.counts.total().saturating_add(wanted) > self.own_limit(id).saturating_add(coming)
     }
 
     pub(in crate::budget) fn step(&mut self, in_vain: Option<(AccountId, u64)>) -> Step {

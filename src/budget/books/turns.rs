@@ -7,10 +7,13 @@ use super::{AccountId, Applicant, Books, ROOT, SeatId, Served, Step, Turn};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Slot};
 
+/// No process has as many descriptors; sums of what is wanted stay far from overflow.
+const MOST_WANTED: usize = usize::MAX >> 16;
+
 impl Books {
     /// Puts a caller of `acquire` in line. Fails if it could never be served.
     pub(crate) fn apply(&mut self, id: AccountId, applicant: Applicant) -> Option<Place> {
-        if applicant.weight > self.attainable(id) {
+        if applicant.weight > self.attainable(id).min(MOST_WANTED) {
             return None;
         }
         let place = self.next_place();

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use tokio::runtime;
+
 use super::{Failure, Grant, Shared, State, Waiter};
-use crate::budget::books::Books;
+use crate::budget::books::{Books, SeatId};
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::{Kind, Lease, Slot};
 use crate::conn::Entry;
@@ -21,6 +23,13 @@ pub(crate) enum Queued {
     Never,
 }
 
+/// What becomes of the slot that a caller brought.
+enum Brought {
+    Nothing,
+    Dials(Slot),
+    GoesBack(Slot),
+}
+
 /// How a caller left the line.
 pub(crate) struct Left<C> {
     pub(crate) granted: Option<Grant<C>>,
@@ -31,7 +40,14 @@ pub(crate) struct Left<C> {
 
 impl<C> Shared<C> {
     /// Out of the line, with whatever was granted and not taken.
-    pub(crate) fn leave(&self, place: Option<Place>, cell: &Cell<Grant<C>>) -> Left<C> {
+    ///
+    /// Its dial is kept for others who count on it, of the same runtime: those of another cannot use what it makes.
+    pub(crate) fn leave(
+        &self,
+        place: Option<Place>,
+        cell: &Cell<Grant<C>>,
+        runtime: Option<runtime::Id>,
+    ) -> Left<C> {
         let (mut books, mut state) = self.both();
         let seat = self.seating.get();
         let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.settings.max_conns);
@@ -44,9 +60,9 @@ impl<C> Shared<C> {
             place.and_then(|place| state.dialing.remove(place));
             Phase::Dialing
         };
-        // The seat may be gone with the last who queued at it.
-        let dials = self.dials(&books);
-        let keep_dial = !state.queued.is_empty() || state.dialing.len() >= dials.max(1);
+        let like = |waiter: &Waiter<C>| waiter.runtime == runtime;
+        let keep_dial = state.queued.iter().any(|(_, waiter)| like(waiter))
+            || state.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter));
         drop(state);
         self.ledger().settle(books);
         // Nobody grants to a cell that is in no line.
@@ -202,46 +218,57 @@ impl<C: Send + 'static> Shared<C> {
         if state.rests != rests && !waiter.fresh {
             return Queued::LookAgain(brought);
         }
-        if books.attainable(self.partition().account) == 0 {
+        if brought.is_none() && books.attainable(self.partition().account) == 0 {
             return Queued::Never;
         }
         let seat = books.be_seated(self);
         state.last_place += 1;
         let place = state.last_place;
-        let allowed = |slot: &Slot| {
-            let another = books.slots_of(seat) < self.settings.max_conns || slot.sits_at(seat);
-            another && books.dial_room(self.partition().account) > 0
-        };
-        if let Some(mut slot) = brought {
-            if allowed(&slot) {
-                state.dialing.insert(place, waiter);
-                drop(state); // the slot may leave another address, whose lock that takes
-                books.reassign(&mut slot, Some(seat), Kind::Dialing);
-                self.ledger().settle(books);
-                return Queued::At(place, Some(slot));
-            }
-            // It waits as any other; the slot is not kept from the others meanwhile.
-            state.queued.insert(place, waiter);
-            books.sync(seat, state.queued.len());
-            drop(state);
-            self.ledger().settle(books);
-            drop(slot);
-            return Queued::At(place, None);
-        }
         // One that wants none of the idle ones needs their room if the address has no other.
         let surplus = match waiter.fresh && books.slots_of(seat) >= self.settings.max_conns {
             true => state.idle.take_oldest(),
             false => None,
         };
-        state.queued.insert(place, waiter);
-        books.sync(seat, state.queued.len());
         self.publish(&state);
-        drop(state);
-        self.ledger().settle(books);
+        let brought = match brought {
+            Some(slot) if self.may_dial_with(&books, seat, &slot) => Brought::Dials(slot),
+            // It waits as any other; the slot is not kept from the others meanwhile.
+            Some(slot) => Brought::GoesBack(slot),
+            None => Brought::Nothing,
+        };
+        match &brought {
+            Brought::Dials(_) => state.dialing.insert(place, waiter),
+            Brought::GoesBack(_) | Brought::Nothing => {
+                state.queued.insert(place, waiter);
+                books.sync(seat, state.queued.len());
+            }
+        }
+        drop(state); // the slot may leave another address, whose lock that takes
+        let slot = match brought {
+            Brought::Dials(mut slot) => {
+                books.reassign(&mut slot, Some(seat), Kind::Dialing);
+                self.ledger().settle(books);
+                Some(slot)
+            }
+            Brought::GoesBack(slot) => {
+                self.ledger().settle(books);
+                drop(slot);
+                None
+            }
+            Brought::Nothing => {
+                self.ledger().settle(books);
+                None
+            }
+        };
         if let Some(entry) = surplus {
             self.discard(entry, Event::Retired);
         }
-        Queued::At(place, None)
+        Queued::At(place, slot)
+    }
+
+    fn may_dial_with(&self, books: &Books, seat: SeatId, slot: &Slot) -> bool {
+        let another = books.slots_of(seat) < self.settings.max_conns || slot.sits_at(seat);
+        another && books.dial_room(self.partition().account) > 0
     }
 
     /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
