@@ -121,3 +121,36 @@ fn many_addresses_under_pressure() {
 fn many_busy_addresses_under_pressure_with_few_dials() {
     stress(6, 4, 2, 2);
 }
+
+/// Callers who take nothing that has served before cannot be rescued by a put: whoever is forgotten among them
+/// is forgotten for good.
+#[test]
+fn fresh_gets_while_dials_fail() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let budget = Budget::new(100);
+        let dialer = Moody::default();
+        let builder = ConnResource::builder("a", dialer.clone()).budget(&budget);
+        let resource = builder.wait_timeout(Duration::from_secs(5)).build();
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..16_usize {
+            let (resource, dialer) = (resource.clone(), dialer.clone());
+            tasks.spawn(async move {
+                for round in 0..2000_usize {
+                    if (n + round) % 50 == 0 {
+                        dialer.down.fetch_xor(true, Ordering::SeqCst);
+                    }
+                    match resource.get().fresh().await {
+                        Ok(conn) if round % 2 == 0 => conn.put(),
+                        Ok(conn) => conn.close(),
+                        Err(GetError::Dial { .. }) => {}
+                        Err(error) => panic!("{error}\n{}", resource.budget().explain()),
+                    }
+                }
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+    });
+}
