@@ -1,19 +1,27 @@
 //! Runs the example `sweep` as its users do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-/// The example beside this test's own program, built if need be.
-pub fn program() -> PathBuf {
-    let own = std::env::current_exe().expect("a test runs from a file");
-    let path = own.ancestors().nth(2).expect("target/*/deps").join("examples/sweep");
-    if !path.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "--example", "sweep"]).status();
-        assert!(built.is_ok_and(|status| status.success()) && path.exists(), "build the example first");
-    }
-    path
+/// The example beside this test's own program, built of what the sources are now.
+pub fn program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let own = std::env::current_exe().expect("a test runs from a file");
+        let profile = own.ancestors().nth(2).expect("target/profile/deps");
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args(["build", "--quiet", "--example", "sweep", "--target-dir"])
+            .arg(profile.with_file_name(""));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().is_ok_and(|status| status.success()), "the example does not build");
+        profile.join("examples/sweep")
+    });
+    &PROGRAM
 }
 
 pub fn command(args: &[&str]) -> Command {
