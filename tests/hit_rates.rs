@@ -6,7 +6,7 @@ use std::time::Duration;
 use fdpool::{Budget, ConnResource, Fitness, dial};
 use tokio::time::advance;
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the simulation uses the rest")]
 #[path = "support/traces.rs"]
 mod traces;
 
