@@ -16,10 +16,25 @@ use crate::address::Address;
 use crate::error::DialError;
 
 mod context;
+mod proxy;
+pub mod resolve;
+mod socket;
 mod tcp;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(unix)]
+mod unix;
 
-pub use context::DialContext;
+pub(crate) use context::SharedLease;
+pub use context::{DialContext, SlotShare};
+#[cfg(feature = "http-proxy")]
+pub use proxy::HttpConnect;
+pub use proxy::Socks5;
 pub use tcp::Tcp;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
+#[cfg(unix)]
+pub use unix::Unix;
 
 /// Opens connections, says whether an idle one is still fit, and closes them.
 ///
@@ -76,11 +91,31 @@ pub trait Dial: Send + Sync + 'static {
         Poll::Pending
     }
 
+    /// A future that is ready when the address may lead elsewhere than before: its name has another answer, say.
+    /// Driven in the background while the address has connections; made anew after each time. Dropped when the
+    /// last connection goes.
+    ///
+    /// `None`, the default: the address always leads to the same place.
+    fn watch(&self, address: &Address) -> Option<Watch> {
+        let _ = address;
+        None
+    }
+
+    /// Whether a connection leads where the address now does. Asked of idle connections, and of those in use when
+    /// they are put, after [`watch`](Self::watch) was ready; those that do not are closed. Must not wait.
+    fn is_current(&self, address: &Address, conn: &Self::Conn) -> bool {
+        let _ = (address, conn);
+        true
+    }
+
     /// Closes a connection, with a last word that does not wait.
     fn close(&self, conn: Self::Conn) {
         drop(conn);
     }
 }
+
+/// Made by [`Dial::watch`].
+pub type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<D: Dial> Dial for Arc<D> {
     type Conn = D::Conn;
@@ -99,6 +134,14 @@ impl<D: Dial> Dial for Arc<D> {
 
     fn poll_idle(&self, conn: &mut Self::Conn, cx: &mut Context<'_>) -> Poll<Fitness> {
         D::poll_idle(self, conn, cx)
+    }
+
+    fn watch(&self, address: &Address) -> Option<Watch> {
+        D::watch(self, address)
+    }
+
+    fn is_current(&self, address: &Address, conn: &Self::Conn) -> bool {
+        D::is_current(self, address, conn)
     }
 
     fn close(&self, conn: Self::Conn) {
@@ -145,24 +188,26 @@ impl Fitness {
 /// What a dialer may want to know when it [checks](Dial::check) a connection.
 #[derive(Clone, Debug)]
 pub struct CheckContext {
-    idle_for: Duration,
-    tick: Duration,
+    idle_ns: u64,
+    tick_ns: u64,
 }
 
 impl CheckContext {
-    pub(crate) fn new(idle_for: Duration, tick: Duration) -> Self {
-        Self { idle_for, tick }
+    #[inline]
+    pub(crate) fn new(idle_ns: u64, tick_ns: u64) -> Self {
+        Self { idle_ns, tick_ns }
     }
 
     /// How long the connection has been idle, as coarse as the clock: to 4 ms on most kernels.
     pub fn idle_for(&self) -> Duration {
-        self.idle_for
+        Duration::from_nanos(self.idle_ns)
     }
 
     /// Whether it has been idle for so short a time, a tick of the clock, that what the runtime knows of its
     /// socket will do. Otherwise ask the operating system: a peer may have closed while the runtime did not look.
+    #[inline]
     pub fn is_recent(&self) -> bool {
-        self.idle_for <= self.tick
+        self.idle_ns <= self.tick_ns
     }
 }
 
@@ -258,6 +303,14 @@ where
         conn.with::<D, _>(|conn| self.0.poll_idle(conn, cx)).unwrap_or(Poll::Ready(Fitness::Broken))
     }
 
+    fn watch(&self, address: &Address) -> Option<Watch> {
+        self.0.watch(address)
+    }
+
+    fn is_current(&self, address: &Address, conn: &BoxStream) -> bool {
+        (*conn.0).as_any_ref().downcast_ref::<D::Conn>().is_some_and(|conn| self.0.is_current(address, conn))
+    }
+
     fn close(&self, conn: BoxStream) {
         if let Ok(conn) = conn.0.into_any().downcast::<D::Conn>() {
             self.0.close(*conn);
@@ -270,7 +323,7 @@ pub struct BoxStream(Box<dyn AnyStream>);
 
 impl BoxStream {
     fn with<D: Dial, R>(&mut self, f: impl FnOnce(&mut D::Conn) -> R) -> Option<R> {
-        self.0.as_any().downcast_mut::<D::Conn>().map(f)
+        (*self.0).as_any().downcast_mut::<D::Conn>().map(f)
     }
 }
 
@@ -282,11 +335,16 @@ impl fmt::Debug for BoxStream {
 
 trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {
     fn as_any(&mut self) -> &mut dyn std::any::Any;
+    fn as_any_ref(&self) -> &dyn std::any::Any;
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any>;
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AnyStream for S {
     fn as_any(&mut self) -> &mut dyn std::any::Any {
+        self
+    }
+
+    fn as_any_ref(&self) -> &dyn std::any::Any {
         self
     }
 

@@ -4,19 +4,37 @@ use crate::budget::Budget;
 use crate::budget::slot::{Held, Lease, Slot};
 use crate::sync::Mutex;
 use std::fmt;
+use std::sync::Arc;
 
 /// What a dial is given: one slot, held already, and the way to more.
 ///
 /// A dialer that opens one descriptor and returns what owns it needs nothing of this.
 pub struct DialContext {
     budget: Budget,
-    /// `None` only once the dial is over.
-    lease: Mutex<Option<Lease>>,
+    lease: SharedLease,
+}
+
+/// `None` once a connection has it.
+pub(crate) type SharedLease = Arc<Mutex<Option<Lease>>>;
+
+/// Part in the slot of a dial, for work that cannot be cancelled and has descriptors open: a name being looked
+/// up on another thread. Made by [`DialContext::share_slot`].
+///
+/// A dial that fails, or is dropped, before all its shares keeps its slot until the last of them is dropped.
+#[must_use = "a share that is dropped keeps nothing"]
+pub struct SlotShare {
+    _lease: SharedLease,
+}
+
+impl fmt::Debug for SlotShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotShare").finish_non_exhaustive()
+    }
 }
 
 impl DialContext {
     pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
-        Self { budget, lease: Mutex::new(Some(Lease::Own(slot))) }
+        Self { budget, lease: Arc::new(Mutex::new(Some(Lease::Own(slot)))) }
     }
 
     /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
@@ -72,9 +90,20 @@ impl DialContext {
         }
     }
 
-    /// The dial is over: what its connection has to count as its slot.
+    /// Keeps the dial's slot taken, even if the dial is dropped, until the share is too. For work that goes on
+    /// whether it is wanted or not, as a lookup on a blocking thread does.
+    pub fn share_slot(&self) -> SlotShare {
+        SlotShare { _lease: Arc::clone(&self.lease) }
+    }
+
+    /// The dial succeeded: what its connection has to count as its slot.
     pub(crate) fn take_lease(&self) -> Option<Lease> {
         self.lease.lock().take()
+    }
+
+    /// The dial failed: its slot goes with the last who has a share in it.
+    pub(crate) fn into_lease(self) -> SharedLease {
+        self.lease
     }
 }
 

@@ -1,17 +1,73 @@
-//! Plain TCP. Only connects.
+//! Plain TCP: what can be set, and a dial from the address to the stream. Only connects.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{CheckContext, Dial, DialContext, Fitness};
+use super::resolve::Resolve;
+use super::resolve::names::Names;
+use super::{CheckContext, Dial, DialContext, Fitness, Watch, socket};
 use crate::address::Address;
 use crate::error::DialError;
 
-/// Dials `host:port` over TCP: names are resolved by the system's resolver, the addresses tried in its order,
-/// and `TCP_NODELAY` is set.
+mod failures;
+mod happy;
+mod options;
+mod race;
+mod target;
+
+use failures::AttemptsFailed;
+use options::Options;
+use race::Lost;
+use target::Target;
+
+/// Dials `host:port` over TCP. The host is a name or an IP address, IPv6 in brackets.
+///
+/// Cheap to clone. Clones share what they know of names.
+///
+/// # Several addresses
+///
+/// A name's addresses are tried as RFC 8305 ("happy eyeballs") has it: the families in turn, beginning with the one
+/// that the resolver puts first, each attempt 250 ms after the one before, or at once when one fails. The first
+/// connection wins; the others are closed before the dial returns.
+///
+/// Each attempt beside another has a slot of its own ([`DialContext::try_extra_slot`]). If there is none, the attempts
+/// follow one another: each but the last makes way after 2 seconds, or less if there are more than three addresses
+/// (5 seconds among all but the last, but not less than 250 ms each). The [`attempt_delay`](Self::attempt_delay) and
+/// an [`attempt_timeout`](Self::attempt_timeout) can be set.
+///
+/// Attempts that are lost are told as `tracing` events of level DEBUG.
+///
+/// # Names
+///
+/// Each dial resolves its name: by the system's resolver, or by [a resolver you give](Self::resolver). A name that has
+/// connections is also resolved [every 30 seconds](Self::refresh) in the background. When its addresses are others
+/// than before, the connections that lead to none of them are closed: idle ones at once, those in use when they are
+/// put. The background lookups of the whole process are four at a time, and no slot stands for them: that is what a
+/// [reserve](crate::BudgetBuilder::reserve) is for.
+///
+/// A resolver that fails keeps its last answer: for the connections there are, and for
+/// [a day](Self::stale_for) for new ones. So does one that is slow: a dial waits for it for 1.8 seconds (RFC 8767) if it
+/// has a last answer to go on with. It goes on only if there is a slot for a lookup that cannot be cancelled.
+///
+/// # Options
+///
+/// | option | default | |
+/// |---|---|---|
+/// | [`nodelay`](Self::nodelay) | on | `TCP_NODELAY` |
+/// | [`keepalive`](Self::keepalive) | 60 s | of silence before the first probe |
+/// | [`keepalive_interval`](Self::keepalive_interval) | 10 s | between probes |
+/// | [`keepalive_probes`](Self::keepalive_probes) | 3 | unanswered, and the connection is dead |
+/// | [`user_timeout`](Self::user_timeout) | 85 s | that sent bytes may be unacknowledged (Linux) |
+/// | [`local_address`](Self::local_address), `bind_device` | any | |
+/// | [`reuse_address`](Self::reuse_address) | off | `SO_REUSEADDR` |
+/// | [`send_buffer_size`](Self::send_buffer_size), [`recv_buffer_size`](Self::recv_buffer_size) | the system's | |
+///
+/// # Fitness
 ///
 /// A connection that was used a moment ago is checked by what the runtime knows of its socket, at no cost. One
 /// that has been idle for more than a tick of the clock is asked with a system call (`MSG_PEEK`, some 0.4 µs),
@@ -19,57 +75,207 @@ use crate::error::DialError;
 ///
 /// # Errors
 ///
-/// What [`TcpStream::connect`] says. An address that is no `host:port` is a permanent error.
-#[derive(Clone, Debug, Default)]
+/// An address that is not `host:port` is a permanent error, and so is a name that does not exist, if the resolver can
+/// tell. If no address can be connected to, the error names the first few, each with its own; its
+/// [`io_kind`](DialError::io_kind) is that of the attempt that came nearest to a connection: refused before timed out
+/// before unreachable.
+///
+/// # Panics
+///
+/// Where tokio's I/O or time driver is not enabled.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use fdpool::{ConnResource, dial::Tcp};
+///
+/// let tcp = Tcp::default().keepalive(Duration::from_secs(20)).refresh(Duration::from_secs(5));
+/// let peers = ["one.example:80", "two.example:80"].map(|peer| ConnResource::with_dialer(peer, tcp.clone()));
+/// ```
+#[derive(Clone, Debug)]
 pub struct Tcp {
-    _room_for_options: (),
+    names: Arc<Names>,
+    options: Arc<Options>,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        static OPTIONS: LazyLock<Arc<Options>> = LazyLock::new(Arc::default);
+        Self { names: Names::system(), options: Arc::clone(&OPTIONS) }
+    }
+}
+
+impl Tcp {
+    /// Resolves names with this. Default: [`resolve::System`](super::resolve::System).
+    pub fn resolver(self, resolver: impl Resolve) -> Self {
+        Self { names: self.names.with_resolver(resolver), ..self }
+    }
+
+    /// How often the name of an address that has connections is resolved in the background; up to an eighth more
+    /// often, so that names do not keep in step. Dials count. Default: 30 seconds; at least 10 ms. `None`: never.
+    ///
+    /// A name whose every answer is another part of many addresses had better not be.
+    pub fn refresh(self, period: impl Into<Option<Duration>>) -> Self {
+        Self { names: self.names.with_refresh(period.into()), ..self }
+    }
+
+    /// How old an answer may be that is dialled because the resolver fails or is slow. Default: a day (RFC 8767).
+    /// Zero: then the dial fails.
+    pub fn stale_for(self, age: Duration) -> Self {
+        Self { names: self.names.with_stale_for(age), ..self }
+    }
+
+    /// How long after an attempt the next one begins beside it. Default: 250 ms; from 10 ms (both RFC 8305)
+    /// to an hour. `None`: one after the other.
+    #[doc(alias = "happy_eyeballs_timeout")]
+    pub fn attempt_delay(self, delay: impl Into<Option<Duration>>) -> Self {
+        let delay =
+            delay.into().map(|delay| delay.clamp(Duration::from_millis(10), Duration::from_secs(3600)));
+        self.with(|options| options.attempt_delay = delay)
+    }
+
+    /// How long an attempt at one address may take, within the `dial_timeout` of the whole. Default: `None`, as long
+    /// as the whole dial, unless it must make way for the next.
+    #[doc(alias = "connect_timeout")]
+    pub fn attempt_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        self.with(|options| options.attempt_timeout = timeout)
+    }
+
+    /// `TCP_NODELAY`: small writes are sent at once. Default: true.
+    pub fn nodelay(self, nodelay: bool) -> Self {
+        self.with(|options| options.nodelay = nodelay)
+    }
+
+    /// `TCP_KEEPIDLE`: how long nothing comes before the peer is asked whether it lives. Default: 60 seconds. Rounded
+    /// up to seconds. `None`: it is not asked.
+    pub fn keepalive(self, idle: impl Into<Option<Duration>>) -> Self {
+        let idle = idle.into().map(options::whole_seconds);
+        self.with(|options| options.keepalive = idle)
+    }
+
+    /// `TCP_KEEPINTVL`: how long before it is asked again. Default: 10 seconds. Rounded up to seconds.
+    pub fn keepalive_interval(self, interval: Duration) -> Self {
+        let interval = options::whole_seconds(interval);
+        self.with(|options| options.keepalive_interval = interval)
+    }
+
+    /// `TCP_KEEPCNT`: how often it is asked in vain. Default: 3. From 1 to 127.
+    #[doc(alias = "keepalive_retries")]
+    pub fn keepalive_probes(self, probes: u32) -> Self {
+        self.with(|options| options.keepalive_probes = probes.clamp(1, 127))
+    }
+
+    /// `TCP_USER_TIMEOUT`, on Linux: how long bytes that were sent may be unacknowledged, or a peer take none, before
+    /// the connection fails. `None`: as long as the system tries, some 15 minutes.
+    ///
+    /// Default: what the keepalive takes to find a peer dead, less half an interval: 85 seconds. 30 seconds without
+    /// keepalive. Linux lets it end the keepalive too: with less, an idle connection fails at the first unanswered probe
+    /// that is older than this, however many more were to follow. See Cloudflare's "When TCP sockets refuse to die".
+    pub fn user_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        self.with(|options| options.user_timeout = Some(timeout))
+    }
+
+    /// Where connections come from. Once for each family; if one family has such an address and the other has none,
+    /// only addresses of that family are dialled. Default: what the system's routes say.
+    pub fn local_address(self, address: IpAddr) -> Self {
+        self.with(|options| options.local.set(address))
+    }
+
+    /// `SO_BINDTODEVICE`, on Linux: the network interface that connections leave by. Needs a privilege on kernels
+    /// before 5.7. Default: any.
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    #[doc(alias = "interface")]
+    pub fn bind_device(self, name: impl Into<String>) -> Self {
+        let name = name.into().into_boxed_str();
+        self.with(|options| options.device = Some(name))
+    }
+
+    /// `SO_REUSEADDR`. Default: false. With a [local address](Self::local_address), more connections than there are
+    /// free ports need it.
+    pub fn reuse_address(self, reuse: bool) -> Self {
+        self.with(|options| options.reuse_address = reuse)
+    }
+
+    /// `SO_SNDBUF`, in bytes. Linux doubles it. Default: the system's, which grows as needed.
+    pub fn send_buffer_size(self, bytes: usize) -> Self {
+        self.with(|options| options.send_buffer = Some(bytes))
+    }
+
+    /// `SO_RCVBUF`, in bytes. Linux doubles it. Default: the system's, which grows as needed.
+    pub fn recv_buffer_size(self, bytes: usize) -> Self {
+        self.with(|options| options.recv_buffer = Some(bytes))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(Arc::make_mut(&mut self.options));
+        self
+    }
+
+    /// The addresses of a name that can be dialled, in the order in which they are.
+    async fn addresses(&self, host: &str, port: u16, cx: &DialContext) -> Result<Vec<SocketAddr>, DialError> {
+        let ips = self.names.lookup(host, cx).await?;
+        let sockets = happy::interleaved(&ips).into_iter().map(|ip| SocketAddr::new(ip, port));
+        let reached: Vec<_> = sockets.filter(|peer| self.options.local.reaches(*peer)).collect();
+        if reached.is_empty() {
+            return Err(unreached());
+        }
+        Ok(reached)
+    }
+}
+
+fn unreached() -> DialError {
+    let said = "no address is of the same family as the local address";
+    io::Error::new(io::ErrorKind::AddrNotAvailable, said).into()
 }
 
 impl Dial for Tcp {
     type Conn = TcpStream;
 
-    async fn dial(&self, address: &Address, _cx: &DialContext) -> Result<TcpStream, DialError> {
-        if !is_host_and_port(address.as_str()) {
-            return Err(DialError::new(format!("{:?} is not host:port", address.as_str())).permanent());
-        }
-        let stream = TcpStream::connect(address.as_str()).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn dial(&self, address: &Address, cx: &DialContext) -> Result<TcpStream, DialError> {
+        let (host, port) = match Target::parse(address.as_str())? {
+            Target::Socket(peer) if !self.options.local.reaches(peer) => return Err(unreached().permanent()),
+            Target::Socket(peer) => {
+                return race::race(&[peer], &self.options, cx).await.map_err(|lost| match lost {
+                    // Who asked for one address knows which it was.
+                    Lost::All(mut failures) => failures.remove(0).1.into(),
+                    Lost::NoDescriptor(error) => error.into(),
+                });
+            }
+            Target::Name { host, port } => (host, port),
+        };
+        let addresses = self.addresses(host, port, cx).await?;
+        race::race(&addresses, &self.options, cx).await.map_err(|lost| match lost {
+            Lost::All(failures) => AttemptsFailed::new(failures).into(),
+            Lost::NoDescriptor(error) => error.into(),
+        })
     }
 
     fn check(&self, stream: &mut TcpStream, cx: &CheckContext) -> Fitness {
-        let seen = if cx.is_recent() {
-            stream.try_read(&mut [0])
-        } else {
-            SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()])
-        };
-        match seen {
-            Ok(0) => Fitness::Closed,
-            Ok(_) => Fitness::Dirty,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fitness::Fit,
-            Err(_) => Fitness::Broken,
+        socket::fitness(stream, cx)
+    }
+
+    fn poll_idle(&self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Fitness> {
+        socket::poll_idle(stream, cx)
+    }
+
+    /// For names: ready when they lead to other addresses.
+    fn watch(&self, address: &Address) -> Option<Watch> {
+        match Target::parse(address.as_str()) {
+            Ok(Target::Name { host, .. }) => self.names.watch(host),
+            _ => None,
         }
     }
-}
 
-fn is_host_and_port(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty() && (bracketed || !host.contains([':', '/'])) && port.parse::<u16>().is_ok()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_that_are_no_host_and_port_are_refused_for_good() {
-        for good in ["localhost:80", "127.0.0.1:0", "[::1]:443", "example.org:65535"] {
-            assert!(is_host_and_port(good), "{good}");
-        }
-        for bad in ["", ":80", "nohost", "127.0.0.1", "[::1]", "::1:80", "a:65536", "a:", "http://a:80"] {
-            assert!(!is_host_and_port(bad), "{bad}");
+    /// Whether its peer's address is among those of the name.
+    fn is_current(&self, address: &Address, stream: &TcpStream) -> bool {
+        match (Target::parse(address.as_str()), stream.peer_addr()) {
+            (Ok(Target::Name { host, .. }), Ok(peer)) => self.names.leads_to(host, peer.ip()),
+            // No name, or a connection that is no longer one: `check` says so.
+            _ => true,
         }
     }
 }

@@ -1,0 +1,246 @@
+//! Names: what turns one into addresses, and what it is given. Looks nothing up by itself: the dialers ask.
+//!
+//! [`Tcp`](super::Tcp) resolves names with [`System`], or with what it was given by
+//! [`resolver`](super::Tcp::resolver).
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use socket2::{Domain, Socket, Type};
+use tokio::sync::SemaphorePermit;
+use tokio::task::AbortHandle;
+
+use super::{DialContext, SlotShare};
+use crate::Slot;
+use crate::error::DialError;
+use crate::sync::Mutex;
+
+#[cfg(feature = "hickory")]
+mod hickory;
+pub(super) mod names;
+mod table;
+
+#[cfg(feature = "hickory")]
+pub use hickory::Hickory;
+
+/// Turns names into addresses.
+///
+/// The addresses come in the order in which they are to be tried; the families are made to take turns afterwards.
+/// Several lookups may run at once, of one name too.
+///
+/// # Cancel safety
+///
+/// The future may be dropped at any await. Work that goes on nonetheless, on a blocking thread say, takes a
+/// [`share`](ResolveContext::share) along.
+///
+/// # Errors
+///
+/// An error that is [permanent](DialError::permanent) says that there is no such name; it fails the dial. Any other
+/// says that the resolver has no answer now: the last one it gave goes on being dialled. No addresses at all count
+/// as such a failure.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::net::IpAddr;
+///
+/// use fdpool::dial::Tcp;
+/// use fdpool::dial::resolve::{Resolve, ResolveContext};
+/// use fdpool::{ConnResource, DialError};
+///
+/// /// Names from a file, say.
+/// struct Listed(HashMap<String, Vec<IpAddr>>);
+///
+/// impl Resolve for Listed {
+///     async fn resolve(&self, host: &str, _cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
+///         self.0.get(host).cloned().ok_or_else(|| DialError::new("not listed").permanent())
+///     }
+/// }
+///
+/// let listed = Listed(HashMap::from([("db".to_owned(), vec![IpAddr::from([10, 0, 0, 7])])]));
+/// let db = ConnResource::with_dialer("db:5432", Tcp::default().resolver(listed));
+/// ```
+pub trait Resolve: Send + Sync + 'static {
+    /// The addresses of a host. `host` is neither empty nor an IP address.
+    fn resolve(
+        &self,
+        host: &str,
+        cx: &ResolveContext,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, DialError>> + Send;
+}
+
+impl<R: Resolve> Resolve for Arc<R> {
+    fn resolve(
+        &self,
+        host: &str,
+        cx: &ResolveContext,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, DialError>> + Send {
+        R::resolve(self, host, cx)
+    }
+}
+
+/// A [`Resolve`] whose type is forgotten.
+trait AnyResolve: Send + Sync {
+    fn type_name(&self) -> &'static str;
+    fn resolve<'a>(&'a self, host: &'a str, cx: &'a ResolveContext) -> Lookup<'a>;
+}
+
+type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, DialError>> + Send + 'a>>;
+
+impl<R: Resolve> AnyResolve for R {
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<R>()
+    }
+
+    fn resolve<'a>(&'a self, host: &'a str, cx: &'a ResolveContext) -> Lookup<'a> {
+        Box::pin(Resolve::resolve(self, host, cx))
+    }
+}
+
+/// What a lookup is given.
+#[derive(Debug)]
+pub struct ResolveContext(Arc<Ticket>);
+
+/// What counts a lookup's descriptors.
+#[derive(Debug)]
+struct Ticket {
+    _place: Place,
+    /// In place of the dial's slot, which its connection has.
+    extra: Mutex<Option<Slot>>,
+}
+
+/// Where a lookup belongs.
+#[derive(Debug)]
+enum Place {
+    /// To a dial: its slot, which no connection needs yet.
+    Dial(#[expect(dead_code, reason = "held")] SlotShare),
+    /// To nobody's: one of few, which no slot stands for.
+    Background(#[expect(dead_code, reason = "held")] SemaphorePermit<'static>),
+    Detached,
+}
+
+impl ResolveContext {
+    /// A context of no dial, to test a resolver with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), fdpool::DialError> {
+    /// use fdpool::dial::resolve::{Resolve, ResolveContext, System};
+    ///
+    /// let addresses = System.resolve("localhost", &ResolveContext::detached()).await?;
+    /// assert!(addresses[0].is_loopback());
+    /// # Ok(()) }
+    /// ```
+    pub fn detached() -> Self {
+        Self::new(Place::Detached)
+    }
+
+    fn of_dial(cx: &DialContext) -> Self {
+        Self::new(Place::Dial(cx.share_slot()))
+    }
+
+    fn in_background(permit: SemaphorePermit<'static>) -> Self {
+        Self::new(Place::Background(permit))
+    }
+
+    fn new(place: Place) -> Self {
+        Self(Arc::new(Ticket { _place: place, extra: Mutex::new(None) }))
+    }
+
+    /// Part in what counts the descriptors of this lookup: the slot of the dial it is for, or its place among those
+    /// in the background. For work that cannot be cancelled: it keeps its share until it has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::net::IpAddr;
+    ///
+    /// use fdpool::DialError;
+    /// use fdpool::dial::resolve::{Resolve, ResolveContext};
+    ///
+    /// # fn ask_a_library(host: &str) -> io::Result<Vec<IpAddr>> { Ok(vec![]) }
+    /// struct Blocking;
+    ///
+    /// impl Resolve for Blocking {
+    ///     async fn resolve(&self, host: &str, cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
+    ///         let (host, share) = (host.to_owned(), cx.share());
+    ///         let asked = tokio::task::spawn_blocking(move || {
+    ///             let answer = ask_a_library(&host);
+    ///             drop(share); // its sockets are closed
+    ///             answer
+    ///         });
+    ///         Ok(asked.await.map_err(io::Error::from)??)
+    ///     }
+    /// }
+    /// ```
+    pub fn share(&self) -> LookupShare {
+        LookupShare(Arc::clone(&self.0))
+    }
+
+    /// The dial goes on without the lookup. What of it cannot be cancelled gets a slot of its own, for the dial's is
+    /// needed now. False: there is none, and the lookup must be waited for.
+    fn part_with(&self, cx: &DialContext) -> bool {
+        if Arc::strong_count(&self.0) == 1 {
+            return true;
+        }
+        let Some(slot) = cx.try_extra_slot() else { return false };
+        *self.0.extra.lock() = Some(slot);
+        true
+    }
+}
+
+/// Keeps what counts a lookup until it is dropped. Made by [`ResolveContext::share`].
+#[derive(Debug)]
+#[must_use = "a share that is dropped keeps nothing"]
+pub struct LookupShare(#[expect(dead_code, reason = "held")] Arc<Ticket>);
+
+/// The system's resolver: `getaddrinfo`, on tokio's threads for blocking work.
+///
+/// It reads `/etc/hosts`, `/etc/resolv.conf` and `/etc/nsswitch.conf`, and puts the addresses in the order of
+/// RFC 6724. A lookup that has begun cannot be cancelled: it keeps the slot of its dial until it returns, some ten
+/// seconds if no server answers.
+///
+/// # Errors
+///
+/// None is permanent: a name that does not exist is not told from a server that does not answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System;
+
+impl Resolve for System {
+    async fn resolve(&self, host: &str, cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
+        let (host, share) = (host.to_owned(), cx.share());
+        let lookup = tokio::task::spawn_blocking(move || {
+            let answer = getaddrinfo(&host);
+            drop(share);
+            answer
+        });
+        // CANCEL: a lookup that has not begun never does; one that has keeps its share.
+        let _abort = AbortOnDrop(lookup.abort_handle());
+        Ok(lookup.await.map_err(io::Error::from)??)
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn getaddrinfo(host: &str) -> io::Result<Vec<IpAddr>> {
+    match (host, 0).to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.map(|address| address.ip()).collect()),
+        // Some system resolvers hide that they had no descriptor behind "no such name". The pool must know.
+        Err(error) => match Socket::new(Domain::IPV4, Type::DGRAM, None) {
+            Err(none) if error.raw_os_error().is_none() => Err(none),
+            _ => Err(error),
+        },
+    }
+}

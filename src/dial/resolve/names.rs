@@ -1,0 +1,268 @@
+//! Looks names up, for dials and in the background, and remembers the answers: a resolver that fails keeps its last
+//! one, and a name that leads elsewhere is told to those who watch it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::table::{Entry, LOOKUP_TIMEOUT, Look, Table};
+use super::{AnyResolve, Lookup, Resolve, ResolveContext, System};
+use crate::clock;
+use crate::dial::{DialContext, Watch};
+use crate::error::DialError;
+use crate::sync::Mutex;
+
+const LEAST_REFRESH: Duration = Duration::from_millis(10);
+const MOST_REFRESH: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long a dial waits for the resolver if there is a last answer: RFC 8767, section 5.
+const PATIENCE: Duration = Duration::from_millis(1800);
+
+/// Lookups in the background, which no slot stands for, of the whole process.
+static BACKGROUND: Semaphore = Semaphore::const_new(4);
+
+/// A resolver, and what it last said.
+pub(in crate::dial) struct Names {
+    resolver: Arc<dyn AnyResolve>,
+    refresh: Option<Duration>,
+    stale_for: Duration,
+    /// Under it: no await, no waker, no log, nothing of the resolver's.
+    table: Mutex<Table>,
+}
+
+impl Names {
+    /// The system's, with the defaults: one for all.
+    pub(in crate::dial) fn system() -> Arc<Self> {
+        static SYSTEM: LazyLock<Arc<Names>> = LazyLock::new(|| {
+            Arc::new(Names {
+                resolver: Arc::new(System),
+                refresh: Some(Duration::from_secs(30)),
+                stale_for: Duration::from_secs(24 * 60 * 60),
+                table: Mutex::new(Table::default()),
+            })
+        });
+        Arc::clone(&SYSTEM)
+    }
+
+    /// The same settings, another resolver.
+    pub(in crate::dial) fn with_resolver(&self, resolver: impl Resolve) -> Arc<Self> {
+        self.remade(|names| names.resolver = Arc::new(resolver))
+    }
+
+    pub(in crate::dial) fn with_refresh(&self, refresh: Option<Duration>) -> Arc<Self> {
+        let sane = |period: Duration| period.clamp(LEAST_REFRESH, MOST_REFRESH);
+        self.remade(|names| names.refresh = refresh.map(sane))
+    }
+
+    pub(in crate::dial) fn with_stale_for(&self, stale_for: Duration) -> Arc<Self> {
+        self.remade(|names| names.stale_for = stale_for)
+    }
+
+    fn remade(&self, change: impl FnOnce(&mut Names)) -> Arc<Self> {
+        let mut names = Names {
+            resolver: Arc::clone(&self.resolver),
+            refresh: self.refresh,
+            stale_for: self.stale_for,
+            table: Mutex::new(Table::default()),
+        };
+        change(&mut names);
+        Arc::new(names)
+    }
+
+    /// The addresses of a host, for a dial.
+    pub(in crate::dial) async fn lookup(
+        self: &Arc<Self>,
+        host: &str,
+        cx: &DialContext,
+    ) -> Result<Arc<[IpAddr]>, DialError> {
+        let name = Name::enter(self, host);
+        let number = name.entry(Entry::ask);
+        let context = ResolveContext::of_dial(cx);
+        // CANCEL: the lookup goes, and what of it goes on keeps its share of the dial's slot.
+        let lookup = self.resolver.resolve(&name.host, &context);
+        let error = match name.patiently(lookup, &context, cx).await {
+            Some(Ok(ips)) if !ips.is_empty() => return Ok(name.answered(number, ips)),
+            Some(Ok(_)) => no_addresses(),
+            Some(Err(error)) if error.is_permanent() || error.is_out_of_descriptors() => return Err(error),
+            Some(Err(error)) => error,
+            None => std::io::Error::new(std::io::ErrorKind::TimedOut, "the resolver is slow").into(),
+        };
+        let last = name.last().ok_or_else(|| error.clone())?;
+        tracing::warn!(host, %error, addresses = ?last, "name not resolved, its last answer is used");
+        Ok(last)
+    }
+
+    /// Ready when the host leads elsewhere than now. `None`: nobody is to look.
+    pub(in crate::dial) fn watch(self: &Arc<Self>, host: &str) -> Option<Watch> {
+        self.refresh?;
+        let name = Name::enter(self, host);
+        let seen = name.entry(|entry| entry.version());
+        Some(Box::pin(async move { name.changed(seen).await }))
+    }
+
+    /// Whether the host leads to an address, as far as is known.
+    pub(in crate::dial) fn leads_to(&self, host: &str, ip: IpAddr) -> bool {
+        self.table.lock().leads_to(host, ip)
+    }
+
+    /// When an answer that comes now is to be asked for again. Up to an eighth early, so that what asks at the same
+    /// time once does not always.
+    fn due(&self, now: Instant) -> Instant {
+        let period = self.refresh.unwrap_or_default();
+        now + period - (period / 8).mul_f64(unit())
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names")
+            .field("resolver", &self.resolver.type_name())
+            .field("refresh", &self.refresh)
+            .field("stale_for", &self.stale_for)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A name that is remembered while this lives.
+struct Name {
+    names: Arc<Names>,
+    host: Arc<str>,
+}
+
+impl Name {
+    fn enter(names: &Arc<Names>, host: &str) -> Self {
+        let host = names.table.lock().enter(host);
+        Self { names: Arc::clone(names), host }
+    }
+
+    fn entry<R>(&self, f: impl FnOnce(&mut Entry) -> R) -> R {
+        f(self.names.table.lock().entry(&self.host))
+    }
+
+    fn last(&self) -> Option<Arc<[IpAddr]>> {
+        let now = now();
+        self.entry(|entry| entry.last(self.names.stale_for, now))
+    }
+
+    /// What the resolver says, or `None` if it takes long and there is a last answer.
+    async fn patiently(
+        &self,
+        mut lookup: Lookup<'_>,
+        context: &ResolveContext,
+        cx: &DialContext,
+    ) -> Option<Result<Vec<IpAddr>, DialError>> {
+        if self.last().is_none() {
+            return Some(lookup.await);
+        }
+        loop {
+            match timeout(PATIENCE, lookup.as_mut()).await {
+                Ok(answer) => return Some(answer),
+                Err(_) if self.last().is_some() && context.part_with(cx) => return None,
+                Err(_) => (),
+            }
+        }
+    }
+
+    /// Remembers an answer, and tells those who watch if it is new.
+    fn answered(&self, number: u64, ips: Vec<IpAddr>) -> Arc<[IpAddr]> {
+        let now = now();
+        let due = self.names.due(now);
+        let (ips, is_new, news) = self.entry(|entry| {
+            let (ips, is_new) = entry.answered(number, ips, now, due);
+            (ips, is_new, Arc::clone(&entry.news))
+        });
+        if is_new {
+            tracing::debug!(host = %self.host, addresses = ?ips, "name leads elsewhere");
+            news.notify_waiters();
+        }
+        ips
+    }
+
+    /// Ends when the answer is another than the one seen. Looks the name up meanwhile.
+    async fn changed(&self, seen: u64) {
+        let news = self.entry(|entry| Arc::clone(&entry.news));
+        loop {
+            let mut told = std::pin::pin!(news.notified());
+            // From now on, so that nothing is missed between the look and the wait.
+            told.as_mut().enable();
+            let now = now();
+            let next = self.names.due(now);
+            match self.entry(|entry| entry.look(seen, now, next)) {
+                Look::Changed => return,
+                Look::Refresh => self.refresh().await,
+                Look::Wait(until) => drop(timeout_at(until, told).await),
+            }
+        }
+    }
+
+    /// Looks the name up in the background. A failure keeps the last answer.
+    async fn refresh(&self) {
+        // Whoever else watches the name waits for this: told when it ends, however it does.
+        let mut claim = Claim { name: self, kept: true };
+        // CANCEL: the claim is given up.
+        let outcome = timeout(LOOKUP_TIMEOUT, async {
+            let place = BACKGROUND.acquire().await.expect("BUG: the semaphore is never closed");
+            let number = self.entry(Entry::ask);
+            let context = ResolveContext::in_background(place);
+            let ips = self.names.resolver.resolve(&self.host, &context).await?;
+            if ips.is_empty() { Err(no_addresses()) } else { Ok((number, ips)) }
+        });
+        let error = match outcome.await {
+            Ok(Ok((number, ips))) => {
+                claim.kept = false;
+                self.answered(number, ips);
+                return;
+            }
+            Ok(Err(error)) => error,
+            Err(elapsed) => std::io::Error::from(elapsed).into(),
+        };
+        claim.kept = false;
+        let due = self.names.due(now());
+        if self.entry(|entry| entry.failed(due)) {
+            tracing::warn!(host = %self.host, %error, "name not resolved, its last answer is kept");
+        }
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.names.table.lock().leave(&self.host);
+    }
+}
+
+/// The right to look a name up in the background.
+struct Claim<'a> {
+    name: &'a Name,
+    kept: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let now = now();
+        let news = self.name.entry(|entry| {
+            if self.kept {
+                entry.given_up(now);
+            }
+            Arc::clone(&entry.news)
+        });
+        news.notify_waiters();
+    }
+}
+
+fn no_addresses() -> DialError {
+    std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no addresses").into()
+}
+
+fn now() -> Instant {
+    clock::deadline(Duration::ZERO).expect("BUG: now is in this life")
+}
+
+/// Some number from 0 to 1.
+fn unit() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
+}

@@ -1,0 +1,183 @@
+//! Connects to the first of several addresses that answers. Each attempt but one runs with a slot of its own;
+//! what is left over at the end is closed, and then its slots go.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::happy::{Schedule, Step};
+use super::options::Options;
+use crate::Slot;
+use crate::clock;
+use crate::dial::DialContext;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// The process or the system has no descriptor left: no address would do better.
+    NoDescriptor(io::Error),
+    /// Each address failed, in this order.
+    All(Vec<(SocketAddr, io::Error)>),
+}
+
+/// Tries the addresses in their order. There is at least one.
+pub(super) async fn race(
+    addresses: &[SocketAddr],
+    options: &Options,
+    cx: &DialContext,
+) -> Result<TcpStream, Lost> {
+    let start = now();
+    let mut waiting = addresses.iter().copied().peekable();
+    let mut schedule = Schedule::new(options.attempt_delay, addresses.len());
+    let mut race = Race { running: Vec::new(), extra: Vec::new(), start };
+    let mut failures = Vec::new();
+    loop {
+        let mut wake = None;
+        if let Some(&address) = waiting.peek() {
+            let elapsed = race.elapsed();
+            let mut step = schedule.next(elapsed, race.oldest());
+            if step == Step::BeginBeside {
+                match cx.try_extra_slot() {
+                    Some(slot) => race.extra.push(slot),
+                    None => step = schedule.without_slot(elapsed, race.oldest().unwrap_or(elapsed)),
+                }
+            }
+            match step {
+                Step::Wait(until) => wake = Some(start + until),
+                Step::Begin | Step::BeginBeside | Step::Replace => {
+                    if step == Step::Replace {
+                        let attempt = race.running.remove(0);
+                        let error = gave_way(elapsed.saturating_sub(attempt.began));
+                        failures.push(attempt.failed(elapsed, error));
+                    }
+                    waiting.next();
+                    race.running.push(Attempt::new(address, options, elapsed));
+                    schedule.begun(elapsed);
+                    continue;
+                }
+            }
+        } else if race.running.is_empty() {
+            return Err(Lost::All(failures));
+        }
+        // CANCEL: dropping the race closes what runs, then gives the extra slots back.
+        let Some((n, outcome)) = race.ended(wake).await else { continue };
+        let attempt = race.running.remove(n);
+        match outcome {
+            Ok(stream) => {
+                race.call_off();
+                return Ok(stream);
+            }
+            Err(error) if out_of_descriptors(&error) => return Err(Lost::NoDescriptor(error)),
+            Err(error) => {
+                failures.push(attempt.failed(race.elapsed(), error));
+                // After the attempt's descriptor is closed (I2), whichever slot it had: they are alike.
+                race.extra.truncate(race.running.len().saturating_sub(1));
+                schedule.failed();
+            }
+        }
+    }
+}
+
+/// The attempts under way. The dial's own slot stands for one of them, whichever is left.
+struct Race<'a> {
+    running: Vec<Attempt<'a>>,
+    // After the attempts: descriptors close, then slots go (I2). One fewer than attempts.
+    extra: Vec<Slot>,
+    start: Instant,
+}
+
+struct Attempt<'a> {
+    address: SocketAddr,
+    connecting: Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + 'a>>,
+    began: Duration,
+}
+
+impl Race<'_> {
+    fn elapsed(&self) -> Duration {
+        now().saturating_duration_since(self.start)
+    }
+
+    fn oldest(&self) -> Option<Duration> {
+        self.running.first().map(|attempt| attempt.began)
+    }
+
+    /// The next attempt to end, or `None` at `wake`.
+    async fn ended(&mut self, wake: Option<Instant>) -> Option<(usize, io::Result<TcpStream>)> {
+        let ended = poll_fn(|cx| {
+            for (n, attempt) in self.running.iter_mut().enumerate() {
+                if let Poll::Ready(outcome) = attempt.connecting.as_mut().poll(cx) {
+                    return Poll::Ready((n, outcome));
+                }
+            }
+            Poll::Pending
+        });
+        match wake {
+            Some(wake) => tokio::time::timeout_at(wake, ended).await.ok(),
+            None => Some(ended.await),
+        }
+    }
+
+    /// One has won: closes the others.
+    fn call_off(self) {
+        let elapsed = self.elapsed();
+        for attempt in &self.running {
+            attempt.tell_lost(elapsed, &"another address was connected first");
+        }
+    }
+}
+
+impl<'a> Attempt<'a> {
+    fn new(address: SocketAddr, options: &'a Options, began: Duration) -> Self {
+        let connecting = Box::pin(async move {
+            let Some(timeout) = options.attempt_timeout else { return connect(address, options).await };
+            let connected = tokio::time::timeout(timeout, connect(address, options)).await;
+            connected.unwrap_or_else(|_| Err(no_answer(timeout)))
+        });
+        Self { address, connecting, began }
+    }
+
+    /// Closes it.
+    fn failed(self, elapsed: Duration, error: io::Error) -> (SocketAddr, io::Error) {
+        self.tell_lost(elapsed, &error);
+        (self.address, error)
+    }
+
+    fn tell_lost(&self, elapsed: Duration, reason: &dyn std::fmt::Display) {
+        let took = elapsed.saturating_sub(self.began);
+        tracing::debug!(attempt = %self.address, %reason, ?took, "attempt lost");
+    }
+}
+
+async fn connect(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
+    let stream = options.open(address)?.connect(address).await?;
+    // To a free port of its own machine that the kernel also chose for its own end: nobody is there.
+    if stream.local_addr()? == address {
+        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens: connected to itself"));
+    }
+    Ok(stream)
+}
+
+fn no_answer(timeout: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"))
+}
+
+fn gave_way(took: Duration) -> io::Error {
+    let said = format!("no answer for {took:.1?}, and no slot to try the next address beside it");
+    io::Error::new(io::ErrorKind::TimedOut, said)
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    let exhausted = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+}
+
+fn now() -> Instant {
+    clock::deadline(Duration::ZERO).expect("BUG: now is in this life")
+}

@@ -1,0 +1,92 @@
+//! Names resolved by hickory-resolver, from a name server of the test's own.
+#![cfg(feature = "hickory")]
+
+#[path = "support/names.rs"]
+mod names;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use fdpool::dial::Tcp;
+use fdpool::dial::resolve::{Hickory, Resolve, ResolveContext};
+use fdpool::{Budget, ConnResource, DialError};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{Resolver, TokioResolver};
+use names::listen;
+use tokio::net::UdpSocket;
+
+const NO_ERROR: u8 = 0;
+const SERVER_FAILURE: u8 = 2;
+const NO_SUCH_NAME: u8 = 3;
+
+/// A name server that knows one address, 127.0.0.1, for all names; or answers with a code.
+async fn server(code: u8) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((_, client)) = socket.recv_from(&mut query).await {
+            socket.send_to(&answer(&query, code), client).await.unwrap();
+        }
+    });
+    address
+}
+
+/// RFC 1035, section 4: the question again, and an A record for one of type A.
+fn answer(query: &[u8], code: u8) -> Vec<u8> {
+    let name = query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+    let question = &query[12..12 + name + 4];
+    let is_a = code == NO_ERROR && question[name..name + 2] == [0, 1];
+    let mut answer = query[..2].to_vec();
+    answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+    answer.extend(question);
+    if is_a {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(Ipv4Addr::LOCALHOST.octets());
+    }
+    answer
+}
+
+fn hickory(server: SocketAddr) -> Hickory {
+    let mut udp = ConnectionConfig::udp();
+    udp.port = server.port();
+    let server = NameServerConfig::new(server.ip(), true, vec![udp]);
+    let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+    let resolver: TokioResolver =
+        Resolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+    Hickory::new(resolver)
+}
+
+async fn resolve(code: u8) -> Result<Vec<IpAddr>, DialError> {
+    let server = server(code).await;
+    hickory(server).resolve("peers.test.", &ResolveContext::detached()).await
+}
+
+#[tokio::test]
+async fn names_are_resolved_and_dialled() {
+    let server = server(NO_ERROR).await;
+    let (_listeners, port) = listen(&["127.0.0.1"]);
+    let tcp = Tcp::default().resolver(hickory(server));
+    let budget = Budget::new(1);
+    let peers = ConnResource::builder(("peers.test", port), tcp).budget(&budget).build();
+    let conn = peers.get().await.unwrap();
+    assert_eq!(conn.peer_addr().unwrap(), SocketAddr::from(([127, 0, 0, 1], port)));
+    conn.close();
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_is_a_permanent_error_and_a_server_that_fails_is_not() {
+    assert_eq!(resolve(NO_ERROR).await.unwrap(), [IpAddr::from(Ipv4Addr::LOCALHOST)]);
+    let error = resolve(NO_SUCH_NAME).await.unwrap_err();
+    assert_eq!((error.is_permanent(), error.io_kind()), (true, Some(ErrorKind::NotFound)), "{error}");
+    let error = resolve(SERVER_FAILURE).await.unwrap_err();
+    assert!(!error.is_permanent(), "{error}");
+}
+
+#[tokio::test]
+async fn the_systems_configuration_is_read() {
+    let hickory = Hickory::from_system().unwrap();
+    let addresses = hickory.resolve("localhost", &ResolveContext::detached()).await.unwrap();
+    assert!(addresses.iter().all(IpAddr::is_loopback) && !addresses.is_empty(), "{addresses:?}");
+}
