@@ -2,16 +2,21 @@
 //! behind it are in [`ledger`]. Knows nothing of connections.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
 
+use std::time::Duration;
+
 use crate::error::{AcquireError, GlobalAlreadySet, LimitError};
-use crate::limit::{self, Descriptors};
+use crate::limit::{self, Descriptors, Sizing};
 use crate::stats::BudgetStats;
 
 mod acquire;
 mod audit;
 pub(crate) mod books;
+mod close;
 mod explain;
+mod holds;
 pub(crate) mod ledger;
 mod members;
 pub(crate) mod queue;
@@ -21,7 +26,10 @@ pub(crate) mod victim;
 
 pub use acquire::Acquire;
 pub(crate) use audit::GROWTH_INTERVAL;
-pub use explain::Explain;
+pub use close::CloseReport;
+pub(crate) use close::{report, until_empty};
+pub use explain::{Explain, Holder};
+pub(crate) use holds::{Hold, Site};
 use ledger::Partition;
 pub use reclaim::{Reclaim, Registration};
 pub use slot::{Held, Slot};
@@ -90,7 +98,7 @@ impl Budget {
 
     /// A budget of `limit` slots.
     pub fn new(limit: usize) -> Budget {
-        Self { partition: Partition::root(limit, usize::MAX, 0) }
+        Self { partition: Partition::root(limit, usize::MAX, None, None) }
     }
 
     /// A budget sized by the process's limit, or by you.
@@ -103,9 +111,11 @@ impl Budget {
         self.partition.ledger.lock().limit(self.partition.account)
     }
 
-    /// Slots that may be used now: [`limit`](Self::limit), less what running out of descriptors has taught.
+    /// Slots that may be used now: [`limit`](Self::limit), less what the rest of the process has open by now beyond what
+    /// it had, if the limit was computed from the process's; and less what running out of descriptors has taught.
     ///
-    /// A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole again 1.6 s
+    /// The rest of the process is counted when somebody has to wait or to dial, while something is idle, and while the
+    /// limit is lowered; not more often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole again 1.6 s
     /// after the last time.
     pub fn effective_limit(&self) -> usize {
         self.partition.ledger.lock().effective_limit(self.partition.account)
@@ -126,6 +136,7 @@ impl Budget {
     /// Waits for a slot. First come, first served, in turn with the addresses that wait for connections.
     ///
     /// Without a timeout unless one is set: see [`Acquire`].
+    #[track_caller]
     pub fn acquire(&self) -> Acquire<'_> {
         self.acquire_many(1)
     }
@@ -139,14 +150,16 @@ impl Budget {
     /// # Errors
     ///
     /// [`AcquireError::Exhausted`] at once if `n` is over the limit.
+    #[track_caller]
     pub fn acquire_many(&self, n: usize) -> Acquire<'_> {
-        Acquire::new(&self.partition, n)
+        Acquire::new(&self.partition, n, Location::caller())
     }
 
     /// A slot, if there is one at once: never waits, and never overtakes who waits. May close an idle
     /// connection for it.
+    #[track_caller]
     pub fn try_acquire(&self) -> Option<Slot> {
-        acquire::at_once(&self.partition, 1)
+        acquire::at_once(&self.partition, 1, Location::caller())
     }
 
     /// Blocks the thread until there is a slot. For threads outside of a runtime.
@@ -154,6 +167,7 @@ impl Budget {
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    #[track_caller]
     pub fn blocking_acquire(&self) -> Result<Slot, AcquireError> {
         pollster::block_on(self.acquire())
     }
@@ -164,7 +178,33 @@ impl Budget {
     /// takes turns with this budget's own waiters as one of them. When the child is at its limit, only
     /// connections of its own are closed for it.
     pub fn child(&self, at_most: usize) -> Budget {
-        Self { partition: self.partition.child(at_most) }
+        Self { partition: self.partition.child(0, at_most) }
+    }
+
+    /// A [`child`](Self::child) for which `at_least` of this budget's slots are kept, whoever else waits: nobody else
+    /// is granted them, but for those that were out when the child was made, which come to it as they come back. At
+    /// most `at_most` are kept, and no more than this budget has.
+    ///
+    /// What is kept for a child is lost to the others while it does not use it.
+    pub fn child_with(&self, at_least: usize, at_most: usize) -> Budget {
+        Self { partition: self.partition.child(at_least.min(at_most).min(self.limit()), at_most) }
+    }
+
+    /// Closes the budget and its children, for good: no new connections and slots ([`GetError::Closed`](crate::GetError::Closed),
+    /// [`AcquireError::Closed`]), who waits is told so, idle connections close, and those in use when they are put. Waits
+    /// until nothing is out any more, for at most `grace`, and reports what still is.
+    ///
+    /// May be called at any time, from any thread, more than once, also outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// The budget is closed at the first poll; dropping the future ends the wait.
+    ///
+    /// # Panics
+    ///
+    /// In a tokio runtime without a time driver.
+    pub async fn close(&self, grace: Duration) -> CloseReport {
+        close::close(&self.partition, grace).await
     }
 
     /// Lets another pool take part: its idle descriptors are asked for when somebody needs a slot.
@@ -222,6 +262,8 @@ pub struct BudgetBuilder {
     raise_soft_limit: bool,
     limit: Option<usize>,
     max_dialing: Option<usize>,
+    track_holds: bool,
+    hold_warning: Option<Duration>,
 }
 
 impl BudgetBuilder {
@@ -251,6 +293,21 @@ impl BudgetBuilder {
         self
     }
 
+    /// Keeps note of who holds each connection and slot: the place in the code that called
+    /// [`get`](crate::ConnResource::get) or [`acquire`](Budget::acquire), since when, and in which task.
+    /// [`explain`](Budget::explain) and [`close`](Budget::close) name them. Costs some 100 ns for each hold. Default: no.
+    pub fn track_holds(mut self, track: bool) -> Self {
+        self.track_holds = track;
+        self
+    }
+
+    /// Warns, by a `tracing` event, of what is held for longer than this: once, and once more when it comes back.
+    /// [Tracks](Self::track_holds) holds for it. Default: no warning.
+    pub fn hold_warning(mut self, after: Duration) -> Self {
+        self.hold_warning = Some(after);
+        self
+    }
+
     /// Makes the budget. A computed limit is never less than one slot.
     ///
     /// # Errors
@@ -258,14 +315,19 @@ impl BudgetBuilder {
     /// If the limit cannot be read or raised, or the open descriptors not be counted.
     pub fn build(self) -> Result<Budget, LimitError> {
         let max_dialing = self.max_dialing.unwrap_or(usize::MAX).max(1);
-        let (limit, foreign) = match self.limit {
-            Some(limit) if !self.raise_soft_limit => (limit, 0),
+        let (limit, sizing) = match self.limit {
+            Some(limit) if !self.raise_soft_limit => (limit, None),
             given => {
                 let Descriptors { soft, hard, open } = Descriptors::measure(self.raise_soft_limit)?;
                 let reserve = self.reserve.unwrap_or_else(|| limit::default_reserve(soft));
-                (given.unwrap_or_else(|| limit::slots(soft, hard, open, reserve)), open)
+                match given {
+                    Some(limit) => (limit, None),
+                    None => (limit::slots(soft, hard, open, reserve), Some(Sizing::new(reserve, open))),
+                }
             }
         };
-        Ok(Budget { partition: Partition::root(limit, max_dialing, foreign) })
+        let tracks = self.track_holds || self.hold_warning.is_some();
+        let holds = tracks.then(|| holds::Holds::new(self.hold_warning));
+        Ok(Budget { partition: Partition::root(limit, max_dialing, sizing, holds) })
     }
 }

@@ -17,10 +17,12 @@ use tokio::runtime;
 use crate::address::Address;
 use crate::budget::ledger::Victim;
 use crate::budget::slot::{Held, Kind, Lease, Slot};
-use crate::clock::{self, Tick};
+use crate::budget::{Hold, Site};
+use crate::clock;
 use crate::resource::freelist::{Ended, Record, Resting};
 use crate::resource::shared::Shared;
 use crate::stats::Event;
+use crate::upkeep::Watch;
 
 /// How long [`Conn::shutdown`] may take.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,15 +39,47 @@ pub(crate) struct Entry<C> {
     pub(crate) runtime: Option<runtime::Id>,
     /// What happened to it that bars reuse.
     spent: Option<Event>,
+    /// Whom it concerns, besides its owner: nobody, on the warm path.
+    concerns: Option<Box<Concerns>>,
+}
+
+/// Whom a connection concerns besides its owner.
+enum Concerns {
+    /// At rest, or in the keeper's hands: its stream wakes the keeper.
+    Keeper(Watch),
+    /// In use: who has it is noted.
+    Holder(Hold),
 }
 
 impl<C> Entry<C> {
     pub(crate) fn new(conn: C, lease: Lease, record: Record, runtime: Option<runtime::Id>) -> Box<Self> {
-        Box::new(Self { conn: Some(conn), lease: Some(lease), record, runtime, spent: None })
+        Box::new(Self { conn: Some(conn), lease: Some(lease), record, runtime, spent: None, concerns: None })
     }
 
     pub(crate) fn is_reused(&self) -> bool {
         self.record.uses > 0
+    }
+
+    /// By what its stream wakes the keeper, if it does.
+    pub(crate) fn watch(&self) -> Option<&Watch> {
+        match self.concerns.as_deref() {
+            Some(Concerns::Keeper(watch)) => Some(watch),
+            Some(Concerns::Holder(_)) | None => None,
+        }
+    }
+
+    pub(crate) fn concerns_keeper(&mut self, watch: Watch) {
+        self.concerns = Some(Box::new(Concerns::Keeper(watch)));
+    }
+
+    pub(crate) fn concerns_nobody(&mut self) {
+        self.concerns = None;
+    }
+
+    /// It is given out: no more the keeper's, and noted if that is asked for.
+    #[cold]
+    fn concerns_holder(&mut self, shared: &Shared<C>, site: Site) {
+        self.concerns = shared.note_hold(site).map(|hold| Box::new(Concerns::Holder(hold)));
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -75,8 +109,9 @@ impl<C> Entry<C> {
 }
 
 impl<C> Resting for Box<Entry<C>> {
-    fn since(&self) -> Tick {
-        self.record.rested
+    #[inline]
+    fn record(&self) -> &Record {
+        &self.record
     }
 }
 
@@ -157,7 +192,11 @@ pub struct Conn<C = TcpStream> {
 }
 
 impl<C> Conn<C> {
-    pub(crate) fn new(shared: Arc<Shared<C>>, entry: Box<Entry<C>>) -> Self {
+    #[inline]
+    pub(crate) fn new(shared: Arc<Shared<C>>, mut entry: Box<Entry<C>>, site: Site) -> Self {
+        if entry.concerns.is_some() || shared.tracks {
+            entry.concerns_holder(&shared, site);
+        }
         Self { shared, entry: Some(entry) }
     }
 
@@ -181,9 +220,12 @@ impl<C> Conn<C> {
     pub fn put(mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         let now = clock::now();
+        if entry.concerns.is_some() {
+            entry.concerns = None;
+        }
         entry.record.rested = now;
         entry.record.uses += 1;
-        let ended = match entry.record.put_end(now, self.shared.settings.max_uses) {
+        let ended = match entry.record.put_end(now, self.shared.settings.max_uses.get()) {
             None => entry.spent,
             Some(Ended::Uses) => Some(Event::Retired),
             Some(Ended::Idle | Ended::Lifetime) => Some(Event::Expired),
@@ -242,6 +284,11 @@ impl<C> Conn<C> {
                 let mut books = ledger.lock();
                 books.reassign(&mut slot, None, Kind::Held);
                 ledger.settle(books); // its address may have another now
+                let hold = entry.concerns.take().and_then(|concerns| match *concerns {
+                    Concerns::Holder(hold) => Some(Box::new(hold)),
+                    Concerns::Keeper(_) => None,
+                });
+                slot.changes_hands(hold);
                 slot
             }
             Some(Lease::Elsewhere(_)) | None => Slot::empty(self.shared.partition()),

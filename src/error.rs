@@ -19,8 +19,12 @@ pub enum Phase {
     WaitingForSlot,
     /// Waiting for a connection of an address that has all it may have (`max_conns`).
     WaitingForAddress,
+    /// Waiting until fewer dials are under way (`max_dialing`, of the resource or the budget), with slots to spare.
+    WaitingToDial,
     /// Dialing.
     Dialing,
+    /// Not dialing, since dials of the address have failed, and waiting for the next to be made.
+    BackingOff,
 }
 
 impl fmt::Display for Phase {
@@ -28,7 +32,9 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::WaitingForSlot => "waiting for a slot",
             Phase::WaitingForAddress => "waiting for the address",
+            Phase::WaitingToDial => "waiting to dial",
             Phase::Dialing => "dialing",
+            Phase::BackingOff => "backing off",
         })
     }
 }
@@ -47,6 +53,40 @@ pub struct GetDetails {
     pub counts: BudgetCounts,
     /// Whether a timeout ended the call.
     pub timed_out: bool,
+    /// How long until the address is dialled again, if it pauses after failed dials; zero while the dial that probes it
+    /// is under way.
+    pub retry_in: Option<Duration>,
+}
+
+impl GetDetails {
+    fn exhaustion(&self) -> String {
+        let Self { address, phase, elapsed, counts, .. } = self;
+        match phase {
+            Phase::WaitingToDial => {
+                format!(
+                    "{address}: as many dials under way as may be, after {elapsed:.3?} ({counts}); see max_dialing"
+                )
+            }
+            _ => format!(
+                "{address}: no free slot after {elapsed:.3?} ({counts}); Budget::explain() tells who holds them"
+            ),
+        }
+    }
+
+    fn dial_failure(&self, source: &DialError) -> String {
+        let Self { address, phase, elapsed, retry_in, .. } = self;
+        match (phase, retry_in) {
+            (Phase::BackingOff, Some(Duration::ZERO)) => {
+                format!("{address}: not dialled after the last dials failed, while one probes it: {source}")
+            }
+            (Phase::BackingOff, Some(retry_in)) => {
+                format!(
+                    "{address}: not dialled after the last dials failed, for another {retry_in:.3?}: {source}"
+                )
+            }
+            _ => format!("{address}: dial failed after {elapsed:.3?}: {source}"),
+        }
+    }
 }
 
 /// Why there is no connection.
@@ -64,11 +104,8 @@ pub enum GetError {
         /// The last dial error at the address.
         source: Option<DialError>,
     },
-    /// No slot: not at once ([`Get::immediate`](crate::Get::immediate)), or not in time.
-    #[error(
-        "{}: no free slot after {:.3?} ({}); Budget::explain() tells who holds them",
-        .details.address, .details.elapsed, .details.counts
-    )]
+    /// No slot, or no leave to dial: not at once ([`Get::immediate`](crate::Get::immediate)), or not in time.
+    #[error("{}", .details.exhaustion())]
     Exhausted {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -91,8 +128,9 @@ pub enum GetError {
         /// The last dial error at the address.
         source: Option<DialError>,
     },
-    /// The dial failed.
-    #[error("{}: dial failed after {:.3?}: {source}", .details.address, .details.elapsed)]
+    /// The dial failed; or there was none, because dials have failed before
+    /// ([`Phase::BackingOff`]; [`GetDetails::retry_in`] says for how long).
+    #[error("{}", .details.dial_failure(.source))]
     Dial {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -154,6 +192,7 @@ impl From<AcquireError> for GetError {
             elapsed: details.elapsed,
             counts: details.counts,
             timed_out: details.timed_out,
+            retry_in: None,
         });
         match error {
             AcquireError::Cancelled { .. } => Self::Cancelled { details, source: None },

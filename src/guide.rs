@@ -2,6 +2,7 @@
 //!
 //! - [`sizing`]: how many connections a process can afford, and what happens at the edge
 //! - [`patterns`]: pollers, proxies, retries, failovers, pools of other kinds under one budget
+//! - [`dialers`]: what stands between an address and a connection, and how to write one
 //! - [`cancellation`]: what is lost when a future is dropped, and what is not
 //! - [`internals`]: the locks, the invariants, and why
 
@@ -10,6 +11,9 @@ pub mod sizing {}
 
 #[doc = include_str!("guide/patterns.md")]
 pub mod patterns {}
+
+#[doc = include_str!("guide/dialers.md")]
+pub mod dialers {}
 
 #[doc = include_str!("guide/cancellation.md")]
 pub mod cancellation {}

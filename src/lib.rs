@@ -33,6 +33,10 @@
 //!
 //! # Features
 //!
+//! - `tls` (on): [`dial::Tls`], TLS by rustls with ring.
+//! - `hickory` (off): `dial::resolve::Hickory`, names resolved in this process by hickory-resolver.
+//! - `http-proxy` (off): `dial::HttpConnect`, connections by way of an HTTP proxy.
+//! - `deadpool` (on): [`interop::deadpool`], pools of that crate under a budget.
 //! - `test-util` (off): idle times, lifetimes and histories follow tokio's clock, and so its
 //!   [`pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) and
 //!   [`advance`](https://docs.rs/tokio/latest/tokio/time/fn.advance.html). For tests: the exact clock is slower.
@@ -45,8 +49,10 @@ mod conn;
 pub mod dial;
 mod error;
 pub mod guide;
+pub mod interop;
 mod limit;
 mod patience;
+mod peers;
 mod resource;
 mod runtime;
 mod stats;
@@ -54,12 +60,15 @@ mod sync;
 mod upkeep;
 
 pub use address::Address;
-pub use budget::{Acquire, Budget, BudgetBuilder, Explain, Held, Reclaim, Registration, Slot};
+pub use budget::{
+    Acquire, Budget, BudgetBuilder, CloseReport, Explain, Held, Holder, Reclaim, Registration, Slot,
+};
 pub use conn::Conn;
 pub use dial::{CheckContext, Dial, DialContext, Fitness};
 pub use error::{
     AcquireDetails, AcquireError, DialError, GetDetails, GetError, GlobalAlreadySet, LimitError, Phase,
 };
+pub use peers::{Peers, PeersBuilder};
 pub use resource::{ConnResource, ConnResourceBuilder, Get};
 pub use stats::{BudgetCounts, BudgetStats, ResourceStats};
 pub use tokio_util::sync::CancellationToken;

@@ -2,6 +2,7 @@
 //! The only file that asks the operating system about descriptors; knows nothing of budgets.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::LimitError;
 
@@ -21,6 +22,56 @@ impl Descriptors {
         let (soft, hard) = rlimit::Resource::NOFILE.get().map_err(LimitError::read)?;
         Ok(Self { soft, hard, open: open_descriptors().map_err(LimitError::count)? })
     }
+}
+
+/// Slots that all budgets of this process have out.
+static COUNTED: AtomicUsize = AtomicUsize::new(0);
+
+pub(crate) fn counted(slots: usize) {
+    COUNTED.fetch_add(slots, Ordering::Relaxed);
+}
+
+pub(crate) fn uncounted(slots: usize) {
+    COUNTED.fetch_sub(slots, Ordering::Relaxed);
+}
+
+/// How a budget was sized, to see what has changed since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizing {
+    reserve: usize,
+    /// Descriptors open then, besides those that are counted.
+    pub(crate) foreign: usize,
+    /// How often to count at most.
+    pub(crate) interval_ms: u64,
+}
+
+impl Sizing {
+    pub(crate) fn new(reserve: usize, open: usize) -> Self {
+        let foreign = open.saturating_sub(COUNTED.load(Ordering::Relaxed));
+        // Where the kernel does not tell their number, all of them have to be read.
+        let interval_ms = if counting_is_cheap() { 10 } else { 1000 };
+        Self { reserve, foreign, interval_ms }
+    }
+
+    /// How many descriptors are open that no budget counts, and how many slots that leaves.
+    pub(crate) fn measure(&self) -> io::Result<(usize, usize)> {
+        let (soft, hard) = rlimit::Resource::NOFILE.get()?;
+        // Slots come and go meanwhile: that makes the rest seem smaller, never larger.
+        let before = COUNTED.load(Ordering::Relaxed);
+        let open = open_descriptors()?;
+        let foreign = open.saturating_sub(before.max(COUNTED.load(Ordering::Relaxed)));
+        Ok((foreign, slots(soft, hard, foreign, self.reserve)))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn counting_is_cheap() -> bool {
+    std::fs::metadata("/proc/self/fd").is_ok_and(|directory| directory.len() > 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn counting_is_cheap() -> bool {
+    false
 }
 
 /// Descriptors to leave to the rest of the process when it did not say: an eighth of the limit, 4 to 64.

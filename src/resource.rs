@@ -1,28 +1,33 @@
 //! One address: the handle users hold, and how it is built. What it does is in [`shared`] and [`get`].
 
 use std::fmt;
-use std::sync::Arc;
+use std::panic::Location;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
 use crate::address::Address;
-use crate::budget::Budget;
+use crate::budget::{Budget, CloseReport, report, until_empty};
 use crate::clock;
 use crate::conn::Conn;
 use crate::dial::{Dial, Tcp};
 use crate::stats::ResourceStats;
-use crate::upkeep;
+use crate::upkeep::{self, Tended};
 
 pub(crate) mod attempt;
 pub(crate) mod freelist;
 mod get;
 pub(crate) mod history;
+pub(crate) mod pace;
+mod settings;
 pub(crate) mod shared;
 
 use attempt::ErasedDial;
 pub use get::Get;
-use shared::{Settings, Shared};
+use pace::Limits;
+use settings::{Count, Settings, Span};
+use shared::Shared;
 
 /// Connections to one address, under a [`Budget`].
 ///
@@ -78,6 +83,11 @@ impl<C> ConnResource<C> {
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
         &self.handle.shared
     }
+
+    /// Whether this is the only handle. It stays so as long as nobody can clone this one.
+    pub(crate) fn is_sole_handle(&self) -> bool {
+        Arc::strong_count(&self.handle) == 1
+    }
 }
 
 impl<C: Send + 'static> ConnResource<C> {
@@ -104,21 +114,24 @@ impl<C: Send + 'static> ConnResource<C> {
     #[doc(alias = "acquire")]
     #[doc(alias = "checkout")]
     #[inline]
+    #[track_caller]
     pub fn get(&self) -> Get<'_, C> {
-        Get::borrowed(self)
+        Get::borrowed(self, Location::caller())
     }
 
     /// [`get`](Self::get) that keeps a handle of its own, for tasks.
+    #[track_caller]
     pub fn get_owned(&self) -> Get<'static, C> {
-        Get::owned(self.clone())
+        Get::owned(self.clone(), Location::caller())
     }
 
     /// An idle connection or nothing: never waits, never dials.
     ///
     /// Outside of a tokio runtime it returns only connections that were dialled outside of one.
     #[inline]
+    #[track_caller]
     pub fn try_get(&self) -> Option<Conn<C>> {
-        self.shared().take_idle(None, None).ok()
+        self.shared().take_idle(None, None, Location::caller()).ok()
     }
 
     /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are
@@ -128,6 +141,68 @@ impl<C: Send + 'static> ConnResource<C> {
     #[doc(alias = "ScheduleClose")]
     pub fn schedule_close(&self) {
         self.shared().schedule_close();
+    }
+
+    /// Closes the resource, for good: gets fail with [`GetError::Closed`](crate::GetError::Closed), those that wait
+    /// too, idle connections close, and those in use when they are put. Waits until nothing is open any more, for at
+    /// most `grace`, and reports what still is.
+    ///
+    /// # Cancel safety
+    ///
+    /// The resource is closed at the first poll; dropping the future ends the wait.
+    ///
+    /// # Panics
+    ///
+    /// In a tokio runtime without a time driver.
+    pub async fn close(&self, grace: Duration) -> CloseReport {
+        let shared = self.shared();
+        shared.end();
+        until_empty(&shared.partition().ledger, grace, || shared.slots_out() == 0).await;
+        report(shared.partition(), &shared.address, shared.slots_out())
+    }
+
+    /// Changes [`max_conns`](ConnResourceBuilder::max_conns). What is in use beyond it is closed when it is put.
+    pub fn set_max_conns(&self, conns: usize) {
+        self.shared().settings.max_conns.set(conns.max(1));
+        self.shared().settings_changed();
+    }
+
+    /// Changes [`max_idle`](ConnResourceBuilder::max_idle). The oldest of those that rest beyond it are closed.
+    pub fn set_max_idle(&self, conns: usize) {
+        self.shared().settings.max_idle.set(conns);
+        self.shared().settings_changed();
+    }
+
+    /// Changes [`min_idle`](ConnResourceBuilder::min_idle), and dials for it if a tokio runtime is there.
+    pub fn set_min_idle(&self, conns: usize) {
+        self.shared().settings.min_idle.set(conns);
+        upkeep::restock(self.shared());
+    }
+
+    /// Changes [`max_uses`](ConnResourceBuilder::max_uses).
+    pub fn set_max_uses(&self, uses: usize) {
+        self.shared().settings.max_uses.set(uses.max(1));
+    }
+
+    /// Changes [`idle_timeout`](ConnResourceBuilder::idle_timeout), also for what rests already.
+    pub fn set_idle_timeout(&self, timeout: impl Into<Option<Duration>>) {
+        self.shared().settings.idle_timeout.set(timeout.into());
+        self.shared().settings_changed();
+    }
+
+    /// Changes [`max_lifetime`](ConnResourceBuilder::max_lifetime), for connections dialled from now on.
+    pub fn set_max_lifetime(&self, lifetime: impl Into<Option<Duration>>) {
+        self.shared().settings.max_lifetime.set(lifetime.into());
+    }
+
+    /// Changes [`dial_timeout`](ConnResourceBuilder::dial_timeout), for dials begun from now on.
+    pub fn set_dial_timeout(&self, timeout: impl Into<Option<Duration>>) {
+        self.shared().settings.dial_timeout.set(timeout.into());
+    }
+
+    /// Changes [`wait_timeout`](ConnResourceBuilder::wait_timeout), for gets begun from now on.
+    pub fn set_wait_timeout(&self, timeout: impl Into<Option<Duration>>) {
+        self.shared().settings.wait_timeout.set(timeout.into());
     }
 
     /// The address it was made for.
@@ -191,15 +266,22 @@ pub struct ConnResourceBuilder<C> {
 impl<C: Send + 'static> ConnResourceBuilder<C> {
     fn new(address: Address, dialer: Arc<dyn ErasedDial<C>>) -> Self {
         let settings = Settings {
-            max_conns: usize::MAX,
-            max_idle: usize::MAX,
-            min_idle: 0,
-            max_uses: usize::MAX,
-            idle_timeout: Duration::from_secs(90),
-            max_lifetime: Duration::from_secs(30 * 60),
-            dial_timeout: Some(Duration::from_secs(10)),
-            wait_timeout: Some(Duration::from_secs(30)),
+            max_conns: Count::new(usize::MAX),
+            max_idle: Count::new(usize::MAX),
+            min_idle: Count::new(0),
+            max_uses: Count::new(usize::MAX),
+            idle_timeout: Span::new(Some(Duration::from_secs(90))),
+            max_lifetime: Span::new(Some(Duration::from_secs(30 * 60))),
+            dial_timeout: Span::new(Some(Duration::from_secs(10))),
+            wait_timeout: Span::new(Some(Duration::from_secs(30))),
             tick: clock::resolution(),
+            tick_ns: clock::resolution().as_nanos() as u64,
+            dialing: Limits {
+                first: 2,
+                most: usize::MAX,
+                pause: Duration::from_millis(100),
+                longest: Duration::from_secs(5),
+            },
         };
         Self { address, dialer, budget: None, settings }
     }
@@ -212,63 +294,97 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
 
     /// How many connections the address may have, idle ones and dials included. At least 1. Default: as many as
     /// the budget has slots.
-    pub fn max_conns(mut self, conns: usize) -> Self {
-        self.settings.max_conns = conns.max(1);
+    pub fn max_conns(self, conns: usize) -> Self {
+        self.settings.max_conns.set(conns.max(1));
         self
     }
 
     /// How many connections may rest; when one more is put, the oldest goes. 0: none is ever reused but by a
     /// caller that waits. Default: no limit but the budget.
-    pub fn max_idle(mut self, conns: usize) -> Self {
-        self.settings.max_idle = conns;
+    pub fn max_idle(self, conns: usize) -> Self {
+        self.settings.max_idle.set(conns);
         self
     }
 
-    /// How many connections to keep in stock. Filled in the background, one dial after the other, after a get
-    /// found too few; with free slots only. They are not protected from eviction. Default: 0.
-    pub fn min_idle(mut self, conns: usize) -> Self {
-        self.settings.min_idle = conns;
+    /// How many connections to keep in stock. Filled in the background, one dial after the other, when the resource is
+    /// made, when a get finds too few, and when some are closed by their peer or for their age; with free slots only. They
+    /// do not end by [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
+    pub fn min_idle(self, conns: usize) -> Self {
+        self.settings.min_idle.set(conns);
         self
     }
 
     /// How often a connection may be used before it is closed. At least 1. Default: no limit.
-    pub fn max_uses(mut self, uses: usize) -> Self {
-        self.settings.max_uses = uses.max(1);
+    pub fn max_uses(self, uses: usize) -> Self {
+        self.settings.max_uses.set(uses.max(1));
         self
     }
 
-    /// How long a connection may rest. Seen to when the connection is asked for. Default: 90 s.
-    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.idle_timeout = timeout.into().unwrap_or(Duration::MAX);
+    /// How long a connection may rest, those of the stock ([`min_idle`](Self::min_idle)) excepted. Seen to when the
+    /// connection is asked for, and in the background to a tenth of a second. Default: 90 s.
+    pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.idle_timeout.set(timeout.into());
         self
     }
 
-    /// How old a connection may become: this, or up to a tenth less, drawn once for each. Seen to on get and put.
-    /// Default: 30 minutes.
-    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.settings.max_lifetime = lifetime.into().unwrap_or(Duration::MAX);
+    /// How old a connection may become: this, or up to a tenth less, drawn once for each. Seen to on get and put, and in
+    /// the background while it rests. Default: 30 minutes.
+    pub fn max_lifetime(self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.settings.max_lifetime.set(lifetime.into());
         self
     }
 
     /// How long a dial may take, counted from when a slot is held. Default: 10 s.
     #[doc(alias = "connect_timeout")]
     #[doc(alias = "create_timeout")]
-    pub fn dial_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.dial_timeout = timeout.into();
+    pub fn dial_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.dial_timeout.set(timeout.into());
+        self
+    }
+
+    /// How many dials may be under way at once. At least 1. Default: no limit but the budget's.
+    ///
+    /// Callers that wait can be served by a dial or by a connection that somebody puts, so that a burst of them does
+    /// not dial a connection for each: see [`initial_dialing`](Self::initial_dialing).
+    pub fn max_dialing(mut self, dials: usize) -> Self {
+        self.settings.dialing.most = dials.max(1);
+        self
+    }
+
+    /// How many dials a burst of callers begins with. Each one that serves a caller allows for one more at a time, so
+    /// that their number doubles for as long as no connection comes back; and so it does after each 250 ms in which they have not
+    /// ended. At least 1. Default: 2.
+    pub fn initial_dialing(mut self, dials: usize) -> Self {
+        self.settings.dialing.first = dials.max(1);
+        self
+    }
+
+    /// How long not to dial after failures: the third failure in a row, or one that is
+    /// [permanent](crate::DialError::is_permanent), is followed by a pause of `first`, and each further one by a pause
+    /// twice as long, up to `longest`; of each pause up to half is taken off at random. One dial then probes the
+    /// address. [`Duration::ZERO`]: no pauses. Default: 100 ms, 5 s.
+    ///
+    /// Meanwhile a get that would have to dial fails at once, unless it is to
+    /// [wait](crate::Get::wait_for_ready).
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        (self.settings.dialing.pause, self.settings.dialing.longest) = (first, longest);
         self
     }
 
     /// How long a get may wait for a slot, or for its address. Default: 30 s.
     #[doc(alias = "connection_timeout")]
-    pub fn wait_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.wait_timeout = timeout.into();
+    pub fn wait_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.wait_timeout.set(timeout.into());
         self
     }
 
     /// Makes the resource. Dials nothing yet, but for [`min_idle`](Self::min_idle) if a tokio runtime is there.
     pub fn build(self) -> ConnResource<C> {
         let budget = self.budget.unwrap_or_else(|| Budget::global().clone());
-        let shared = Arc::new(Shared::new(self.address, budget, self.settings, self.dialer));
+        let shared = Arc::new_cyclic(|me: &Weak<Shared<C>>| {
+            let me = me.clone() as Weak<dyn Tended>;
+            Shared::new(self.address, budget, self.settings, self.dialer, me)
+        });
         upkeep::restock(&shared);
         ConnResource { handle: Arc::new(Handle { shared }) }
     }

@@ -34,7 +34,8 @@ macro_rules! counters {
             pub held: usize,
             /// Callers waiting for a slot; those whose address has all it may have (`max_conns`) are not among them.
             pub waiting: usize,
-            /// Descriptors the process had open besides those of the budget, when it was sized.
+            /// Descriptors the process has open besides those that fdpool counts, as of the last look; 0 if the budget was
+            /// not sized by the process's limit.
             pub foreign_fds: usize,
             $($(#[$doc])* pub $field: u64,)*
         }

@@ -6,6 +6,45 @@ mod real {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use std::thread_local;
+
+    /// A lock for sections of some twenty instructions, in which nothing waits and nothing of the user's runs. To let
+    /// it go is a plain store, where [`Mutex`] makes a second read-modify-write: of a warm pair's time that was a
+    /// fifth.
+    pub(crate) type ShortMutex<T> = spin::mutex::SpinMutex<T, Patient>;
+    pub(crate) type ShortMutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Patient>;
+
+    /// How a thread waits for a [`ShortMutex`]: it spins for as long as a holder that runs may need; then lets
+    /// others run, the holder perhaps; then sleeps, so that a holder of lower priority gets its turn.
+    pub(crate) struct Patient;
+
+    const SPINS: u32 = 32;
+    const YIELDS: u32 = 32;
+    const NAP: std::time::Duration = std::time::Duration::from_micros(50);
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "waits for nothing: it leaves the processor to whoever holds the lock"
+    )]
+    fn nap() {
+        std::thread::sleep(NAP);
+    }
+
+    impl spin::RelaxStrategy for Patient {
+        #[cold]
+        fn relax() {
+            std::thread_local! {
+                static ROUND: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+            }
+            // Not set back when the lock is had: where in the round a wait begins matters little.
+            let round = ROUND.get().wrapping_add(1);
+            ROUND.set(round);
+            match (round % SPINS, round / SPINS % YIELDS) {
+                (0, 0) => nap(),
+                (0, _) => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+        }
+    }
 }
 
 #[cfg(fdpool_loom)]
@@ -20,6 +59,9 @@ mod real {
         };
     }
     pub(crate) use local as thread_local;
+
+    pub(crate) type ShortMutex<T> = Mutex<T>;
+    pub(crate) type ShortMutexGuard<'a, T> = MutexGuard<'a, T>;
 
     /// loom's mutex with parking_lot's face: no poisoning.
     #[derive(Debug)]

@@ -1,19 +1,35 @@
-//! What goes on in the background: the limit growing back after the process ran out of descriptors, and idle
-//! connections kept in stock. Tasks live only while there is something to do, and hold no budget alive.
+//! What goes on in the background: the limit growing back after the process ran out of descriptors, idle
+//! connections kept in stock, slow dials hastened, addresses probed after failures and watched for whether they
+//! move; idle connections are the keeper's. Tasks live only while there is something to do, and hold no budget alive.
+
+mod keeper;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use crate::budget::GROWTH_INTERVAL;
 use crate::budget::ledger::{Ledger, NOBODY_GROWS, Partition};
-use crate::clock;
+use crate::clock::{self, Tick};
 use crate::resource::attempt::Job;
 use crate::resource::shared::Shared;
 use crate::sync::Ordering;
 
+pub(crate) use keeper::{Bell, Findings, Keeper, Tended, Watch};
+
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.
 const STALE_AFTER_MS: u32 = 500;
+
+/// How long dials may take before as many more are begun, for callers that wait. That of RFC 8305 for attempts at one
+/// name's addresses.
+const HASTE: Duration = Duration::from_millis(250);
+
+/// How often a watched address is asked whether it still has connections.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long connections are asked at most once in.
+const LEAST_WATCH: Duration = Duration::from_millis(10);
 
 /// A dial found no descriptor: lowers the limit, and closes something idle. `false`: nothing is.
 pub(crate) fn make_room<C>(shared: &Shared<C>) -> bool {
@@ -23,8 +39,10 @@ pub(crate) fn make_room<C>(shared: &Shared<C>) -> bool {
     ledger.evict_one()
 }
 
-/// Sees to it that the limit grows back, if it was lowered, and no task of a living runtime does already.
+/// Sees to it that the limit is what the process has, and grows back if it was lowered and no task of a living runtime
+/// does so already.
 pub(crate) fn grow_back(partition: &Arc<Partition>) {
+    partition.ledger.measure();
     if !partition.ledger.is_lowered() {
         return;
     }
@@ -54,6 +72,7 @@ impl Growing {
     fn step(&self) -> bool {
         let Some(ledger) = self.0.upgrade() else { return false };
         ledger.grown.store(u64::from(clock::now().millis()), Ordering::Relaxed);
+        ledger.measure();
         ledger.settle(ledger.lock());
         ledger.is_lowered()
     }
@@ -76,7 +95,7 @@ impl Drop for Growing {
 /// and none after one that did not add to the stock, until the next call.
 #[inline]
 pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.settings.min_idle > 0 && shared.lacks_idle() {
+    if shared.settings.min_idle.get() > 0 && shared.lacks_idle() {
         dial_for_stock(shared);
     }
 }
@@ -85,15 +104,123 @@ pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(slot) = shared.spare_slot() else { return };
-    let job =
-        Job { slot, initiator: None, generation: shared.generation(), timeout: shared.settings.dial_timeout };
+    let job = Job {
+        slot,
+        initiator: None,
+        generation: shared.generation(),
+        timeout: shared.settings.dial_timeout.get(),
+    };
     let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
-    let (shared, before) = (Arc::downgrade(shared), shared.resting());
-    runtime.spawn(async move {
+    let (stocked, before) = (Arc::downgrade(shared), shared.resting());
+    let dial = async move {
         attempt.await;
         // Only as long as it helps.
-        if let Some(shared) = shared.upgrade().filter(|shared| shared.resting() > before) {
+        if let Some(shared) = stocked.upgrade().filter(|shared| shared.resting() > before) {
             restock(&shared);
         }
+    };
+    shared.detach(Box::pin(dial), &runtime);
+}
+
+/// Sees to it that more dials begin for those who queue at an address, if those under way take long.
+pub(crate) fn hasten<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    let Ok(runtime) = Handle::try_current() else { return };
+    if !shared.await_haste() {
+        return;
+    }
+    let haste = Haste(Arc::downgrade(shared));
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(HASTE).await;
+            let Some(shared) = haste.0.upgrade() else { return };
+            if !shared.hasten() {
+                return;
+            }
+        }
     });
+}
+
+/// The one task that hastens an address.
+struct Haste<C>(Weak<Shared<C>>);
+
+impl<C> Drop for Haste<C> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.haste_ended();
+        }
+    }
+}
+
+/// Sees to it that an address that pauses is probed for those who queue there.
+pub(crate) fn probe_later<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    let Ok(runtime) = Handle::try_current() else { return };
+    let Some(end) = shared.await_probe() else { return };
+    let probe = Probe { shared: Arc::downgrade(shared), end };
+    let due = clock::deadline(end.since(clock::now()));
+    runtime.spawn(async move {
+        if let Some(due) = due {
+            tokio::time::sleep_until(due).await;
+        }
+        drop(probe);
+    });
+}
+
+/// Probes an address when dropped: in time, or when the runtime ends that was to wait for the time.
+struct Probe<C: Send + 'static> {
+    shared: Weak<Shared<C>>,
+    end: Tick,
+}
+
+impl<C: Send + 'static> Drop for Probe<C> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.probe(self.end);
+            probe_later(&shared); // if it pauses anew
+        }
+    }
+}
+
+/// An address has been dialled: watches whether it leads elsewhere, if its dialer can tell, for as long as it has
+/// connections.
+pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    let Ok(runtime) = Handle::try_current() else { return };
+    shared.partition().ledger.keeper.meet(&runtime);
+    if shared.watched.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let watcher = Watcher(Arc::downgrade(shared));
+    let Some(mut watch) = shared.dialer.watch(&shared.address) else { return };
+    runtime.spawn(async move {
+        // A change between the first dial's lookup and the watch is seen by asking once more.
+        let mut asks = true;
+        loop {
+            {
+                let Some(shared) = watcher.0.upgrade().filter(|shared| shared.has_slots()) else { return };
+                if asks {
+                    shared.ask_whether_current();
+                }
+            }
+            asks = tokio::time::timeout(WATCH_INTERVAL, &mut watch).await.is_ok();
+            if asks {
+                // The next watch first, and then the question: nothing is missed between them.
+                let Some(shared) = watcher.0.upgrade() else { return };
+                let Some(next) = shared.dialer.watch(&shared.address) else { return };
+                watch = next;
+                drop(shared);
+                // A dialer that is always ready keeps nobody else from running.
+                tokio::time::sleep(LEAST_WATCH).await;
+            }
+        }
+    });
+}
+
+/// The one task that watches an address.
+struct Watcher<C>(Weak<Shared<C>>);
+
+impl<C> Drop for Watcher<C> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.watched.store(false, Ordering::Relaxed);
+        }
+    }
 }

@@ -478,7 +478,7 @@ async fn explain_names_who_holds_and_who_waits() {
         "2 slots: 1 in use",
         "peer-a:1: 1 in use",
         "peer-b:2",
-        "first caller waits",
+        "1 wait, the first for",
         "1 held",
         "1 connections were dropped",
     ] {

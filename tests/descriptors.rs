@@ -85,7 +85,10 @@ fn refusing() -> SocketAddr {
 #[tokio::test]
 async fn a_failed_dial_leaves_nothing_open() {
     let (budget, address) = (Budget::new(2), refusing());
-    let resource = ConnResource::builder(address, Tcp::default()).budget(&budget).build();
+    let resource = ConnResource::builder(address, Tcp::default())
+        .budget(&budget)
+        .backoff(Duration::ZERO, Duration::ZERO)
+        .build();
     for _ in 0..10 {
         let error = resource.get().await.unwrap_err();
         assert!(matches!(error, GetError::Dial { .. }), "{error}");

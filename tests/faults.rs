@@ -168,7 +168,8 @@ async fn a_second_get_on_a_busy_resource_gets_another_connection() {
 #[tokio::test]
 async fn a_failing_dial_destroys_nothing_it_does_not_need() {
     let (budget, script) = (Budget::new(3), Script::manual());
-    let (good, bad) = (fakes("good", &budget, &script), fakes("bad", &budget, &script));
+    let good = fakes("good", &budget, &script);
+    let bad = fakes_with("bad", &budget, &script).backoff(Duration::ZERO, Duration::ZERO).build();
     let mut gets = [good.get(), good.get()];
     for get in &mut gets {
         assert!(poll(get).is_pending());

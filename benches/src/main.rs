@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p fdpool-benches              # all cases
-//! cargo run --release -p fdpool-benches -- warm      # one of: warm, evict, contended
+//! cargo run --release -p fdpool-benches -- warm      # one of: warm, evict, contended, upkeep, stale (a minute or two each)
 //! cargo run --release -p fdpool-benches -- warm-loop 1000000
 //! benches/syscalls                                   # system calls of a warm pair, counted by strace
 //! ```
@@ -20,9 +20,12 @@ mod evict;
 mod loopback;
 mod measure;
 mod peers;
+mod stale;
+mod upkeep;
 mod warm;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +38,8 @@ fn main() -> ExitCode {
         ["warm"] => warm::run(),
         ["evict"] => evict::run(),
         ["contended"] => contended::run(),
+        ["stale"] => stale::run(),
+        ["upkeep"] => upkeep::run(Duration::from_secs(60)),
         ["warm-loop", pairs] => match pairs.parse() {
             Ok(pairs) => warm::run_loop(pairs),
             Err(error) => return usage(&format!("{pairs}: {error}")),
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
 }
 
 fn usage(mistake: &str) -> ExitCode {
-    eprintln!("{mistake}\nusage: fdpool-benches [warm | evict | contended | warm-loop PAIRS]");
+    eprintln!(
+        "{mistake}\nusage: fdpool-benches [warm | evict | contended | upkeep | stale | warm-loop PAIRS]"
+    );
     ExitCode::from(2)
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use tokio::net::TcpStream;
 
+pub mod bb8;
 pub mod deadpool;
 pub mod handrolled;
 

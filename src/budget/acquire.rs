@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::books::Applicant;
+use super::holds::Site;
 use super::ledger::Partition;
 use super::queue::{Cell, Place};
 use super::slot::Slot;
@@ -43,6 +44,7 @@ pub struct Acquire<'a> {
     immediate: bool,
     patience: Patience<'a>,
     waiting: Option<Waiting>,
+    site: Site,
 }
 
 /// From the first poll on.
@@ -52,8 +54,8 @@ struct Waiting {
 }
 
 impl<'a> Acquire<'a> {
-    pub(super) fn new(partition: &'a Arc<Partition>, weight: usize) -> Self {
-        Self { partition, weight, immediate: false, patience: Patience::default(), waiting: None }
+    pub(super) fn new(partition: &'a Arc<Partition>, weight: usize, site: Site) -> Self {
+        Self { partition, weight, immediate: false, patience: Patience::default(), waiting: None, site }
     }
 
     /// Ends the wait when `token` fires.
@@ -80,6 +82,15 @@ impl<'a> Acquire<'a> {
         tracing::debug!(wanted = self.weight, ?elapsed, %counts, timed_out, "slot refused");
         Box::new(AcquireDetails { wanted: self.weight, elapsed, counts, timed_out })
     }
+
+    /// Not to be had: now, or ever.
+    fn refused(&self, began: Tick) -> AcquireError {
+        let details = self.details(false, began);
+        match self.partition.ledger.lock().is_closed(self.partition.account) {
+            true => AcquireError::Closed { details },
+            false => AcquireError::Exhausted { details },
+        }
+    }
 }
 
 impl Future for Acquire<'_> {
@@ -98,16 +109,14 @@ impl Future for Acquire<'_> {
             upkeep::grow_back(this.partition);
             match enqueue(this.partition, this.weight, now) {
                 Some(waiting) => this.waiting = Some(waiting),
-                None => {
-                    return Poll::Ready(Err(AcquireError::Exhausted { details: this.details(false, now) }));
-                }
+                None => return Poll::Ready(Err(this.refused(now))),
             }
             if !this.waiting.as_ref().is_some_and(|waiting| waiting.cell.is_waiting()) {
                 // Granted at once.
             } else if this.immediate {
                 let granted = this.waiting.take().and_then(|waiting| waiting.leave(this.partition));
-                let refused = || AcquireError::Exhausted { details: this.details(false, now) };
-                return Poll::Ready(granted.ok_or_else(refused));
+                let granted = granted.map(|slot| slot.noted(this.site));
+                return Poll::Ready(granted.ok_or_else(|| this.refused(now)));
             } else {
                 this.partition.count(Event::Wait, 1);
             }
@@ -117,15 +126,14 @@ impl Future for Acquire<'_> {
         match waiting.cell.poll(cx) {
             Poll::Ready(granted) => {
                 this.waiting = None;
-                return Poll::Ready(
-                    granted.ok_or_else(|| AcquireError::Exhausted { details: this.details(false, began) }),
-                );
+                let granted = granted.map(|slot| slot.noted(this.site));
+                return Poll::Ready(granted.ok_or_else(|| this.refused(began)));
             }
             Poll::Pending => {}
         }
         let timed_out = std::task::ready!(this.patience.poll(cx)).timed_out();
         if let Some(slot) = this.waiting.take().and_then(|waiting| waiting.leave(this.partition)) {
-            return Poll::Ready(Ok(slot)); // granted meanwhile
+            return Poll::Ready(Ok(slot.noted(this.site))); // granted meanwhile
         }
         let details = this.details(timed_out, began);
         Poll::Ready(Err(match timed_out {
@@ -145,8 +153,8 @@ fn enqueue(partition: &Partition, weight: usize, now: Tick) -> Option<Waiting> {
 }
 
 /// What can be had without waiting, and without overtaking who waits.
-pub(super) fn at_once(partition: &Partition, weight: usize) -> Option<Slot> {
-    enqueue(partition, weight, clock::now())?.leave(partition)
+pub(super) fn at_once(partition: &Partition, weight: usize, site: Site) -> Option<Slot> {
+    enqueue(partition, weight, clock::now())?.leave(partition).map(|slot| slot.noted(site))
 }
 
 impl Waiting {

@@ -1,5 +1,7 @@
-//! What running out of descriptors teaches: the limit shrinks at once to what is really open, and grows back
-//! by equal steps (additive increase; Chiu and Jain 1989). Pure: takes the time, owns no clock.
+//! What a budget can really have: its limit, less what the rest of the process has open beyond what it had when the
+//! budget was sized, and less what running out of descriptors teaches. By that the limit shrinks at once to what is
+//! really open, and grows back by equal steps (additive increase; Chiu and Jain 1989). Pure: takes the time and the
+//! numbers, owns no clock.
 
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ const GROWTH_STEPS: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     lowered: Option<Lowered>,
+    /// What the rest of the process leaves, if that is measured.
+    ceiling: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -25,11 +29,23 @@ struct Lowered {
 
 impl Audit {
     pub(crate) fn effective(&self, limit: usize) -> usize {
-        self.lowered.as_ref().map_or(limit, |lowered| lowered.limit.min(limit))
+        let taught = self.lowered.as_ref().map_or(limit, |lowered| lowered.limit.min(limit));
+        self.ceiling.map_or(taught, |ceiling| taught.min(ceiling))
     }
 
-    pub(crate) fn is_lowered(&self) -> bool {
-        self.lowered.is_some()
+    /// Whether the limit is lower than the configured one, and so may grow.
+    pub(crate) fn is_lowered(&self, limit: usize) -> bool {
+        self.lowered.is_some() || self.ceiling.is_some_and(|ceiling| ceiling < limit)
+    }
+
+    /// So many slots are what the rest of the process leaves. Returns whether that is news.
+    pub(crate) fn leave(&mut self, ceiling: usize) -> bool {
+        self.ceiling.replace(ceiling) != Some(ceiling)
+    }
+
+    /// Forgets what running out has taught.
+    pub(crate) fn forget(&mut self) {
+        self.lowered = None;
     }
 
     /// A dial found no descriptor while `others` slots were out besides its own. Where there were none, the limit
@@ -75,8 +91,23 @@ mod tests {
                 before = audit.effective(limit);
             }
             assert_eq!(audit.effective(limit), limit);
-            assert!(!audit.is_lowered());
+            assert!(!audit.is_lowered(limit));
         }
+    }
+
+    #[test]
+    fn what_the_rest_of_the_process_has_lowers_the_limit_and_gives_it_back_at_once() {
+        let mut audit = Audit::default();
+        assert!(audit.leave(200));
+        assert!(!audit.leave(200), "no news");
+        assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
+        assert!(audit.leave(40));
+        assert_eq!((audit.effective(100), audit.is_lowered(100)), (40, true));
+        audit.ran_out(100, 30, Tick::from_millis(0));
+        assert_eq!(audit.effective(100), 30, "the lower of both");
+        audit.forget();
+        audit.leave(100);
+        assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
     }
 
     #[test]

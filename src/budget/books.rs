@@ -15,6 +15,7 @@ use super::reclaim::{Asked, Participants};
 use super::slot::{Claim, Elsewhere, Kind, Lease, Slot};
 use super::victim::Sampler;
 use crate::clock::Tick;
+use crate::limit;
 use crate::stats::BudgetCounts;
 
 mod evict;
@@ -52,6 +53,8 @@ pub(crate) struct Books {
     tidings: u64,
     /// Members that left their seat, to be dropped after the lock.
     departed: Vec<Arc<dyn Member>>,
+    /// How many wait for the end of a close.
+    closings: usize,
 }
 
 /// One address in the books: it has slots out, or waits for some.
@@ -62,6 +65,8 @@ pub(crate) struct Seat {
     /// Callers that queue at the address for a slot.
     queued: usize,
     /// How many of them `max_conns` lets have one.
+    waiting: usize,
+    /// How many of these may dial now.
     demand: usize,
     /// Its place in the turns, while somebody queues. Kept while `max_conns` bars it from the ring.
     turn: Option<Place>,
@@ -98,8 +103,9 @@ struct Account {
     partition: Weak<Partition>,
     limit: usize,
     max_dialing: usize,
-    /// Of this account and all below it, as the next three are.
+    /// Of this account and all below it, as the next four are.
     counts: Counts,
+    waiting: usize,
     demand: usize,
     /// Slots that come free as soon as somebody has closed what it is evicting.
     evicting: usize,
@@ -114,10 +120,13 @@ struct Account {
     members: Members,
     participants: Participants,
     over: bool,
+    /// Slots of its parent that are kept for it.
+    floor: usize,
+    closed: bool,
 }
 
 impl Account {
-    fn new(parent: Option<AccountId>, limit: usize, max_dialing: usize) -> Self {
+    fn new(parent: Option<AccountId>, floor: usize, limit: usize, max_dialing: usize) -> Self {
         Self {
             parent,
             children: Vec::new(),
@@ -125,6 +134,7 @@ impl Account {
             limit,
             max_dialing,
             counts: Counts::default(),
+            waiting: 0,
             demand: 0,
             evicting: 0,
             lingering: 0,
@@ -136,7 +146,14 @@ impl Account {
             members: Members::default(),
             participants: Participants::default(),
             over: false,
+            floor,
+            closed: false,
         }
+    }
+
+    /// Slots kept for it that it does not use.
+    fn unused_floor(&self) -> usize {
+        self.floor.saturating_sub(self.counts.total())
     }
 }
 
@@ -167,10 +184,11 @@ impl Books {
     pub(super) fn open_account(
         &mut self,
         parent: Option<AccountId>,
+        floor: usize,
         limit: usize,
         max_dialing: usize,
     ) -> AccountId {
-        let account = self.accounts.insert(Account::new(parent, limit, max_dialing));
+        let account = self.accounts.insert(Account::new(parent, floor, limit, max_dialing));
         if let Some(parent) = parent {
             self.accounts[parent].children.push(account);
         }
@@ -226,7 +244,13 @@ impl Books {
     /// Slots that an account, by itself, may have out now.
     pub(super) fn own_limit(&self, account: AccountId) -> usize {
         let limit = self.limit(account);
-        if account == ROOT { self.audit.effective(limit) } else { limit }
+        if self.accounts[account].closed {
+            0
+        } else if account == ROOT {
+            self.audit.effective(limit)
+        } else {
+            limit
+        }
     }
 
     /// The same, and no more than those above it.
@@ -234,19 +258,83 @@ impl Books {
         self.least_above(account, |id| self.own_limit(id))
     }
 
-    /// Slots an account has to give, whatever those above it have.
+    /// Slots an account has to give, whatever those above it have, but for those kept for its children.
     fn room(&self, account: AccountId) -> usize {
-        self.own_limit(account).saturating_sub(self.accounts[account].counts.total())
+        self.room_for(account, None)
+    }
+
+    /// The same, for one of its children, which may have what is kept for it.
+    fn room_for(&self, account: AccountId, child: Option<AccountId>) -> usize {
+        let of = &self.accounts[account];
+        let others = of.children.iter().filter(|other| Some(**other) != child);
+        let kept: usize = others.map(|other| self.accounts[*other].unused_floor()).sum();
+        self.own_limit(account).saturating_sub(of.counts.total().saturating_add(kept))
     }
 
     /// Slots to give in an account and all above it.
     pub(crate) fn free(&self, account: AccountId) -> usize {
-        self.least_above(account, |id| self.room(id))
+        let (mut free, mut below) = (self.room(account), account);
+        while let Some(id) = self.accounts[below].parent {
+            free = free.min(self.room_for(id, Some(below)));
+            below = id;
+        }
+        free
     }
 
-    /// Slots that a request may ever hope for.
+    /// Closes an account and all below it: nobody gets in line there any more, and who waits for slots is told.
+    /// Returns whom to wake, and the addresses to shut.
+    pub(super) fn end(&mut self, account: AccountId) -> (Vec<Waker>, Vec<Arc<dyn Member>>) {
+        let tree = self.tree(account);
+        let mut wakers = Vec::new();
+        for id in &tree {
+            self.accounts[*id].closed = true;
+            while !self.accounts[*id].applicants.is_empty() {
+                wakers.extend(self.refuse(*id));
+            }
+            self.recheck(*id); // over, whatever is out: what participants have idle is asked for
+        }
+        let members = self.seats.iter().map(|(_, seat)| seat).filter(|seat| tree.contains(&seat.account));
+        (wakers, members.map(|seat| Arc::clone(&seat.member)).collect())
+    }
+
+    pub(crate) fn is_closed(&self, account: AccountId) -> bool {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            if self.accounts[id].closed {
+                return true;
+            }
+            next = self.accounts[id].parent;
+        }
+        false
+    }
+
+    /// Slots that are kept for children, and not used by them.
+    pub(super) fn kept(&self, account: AccountId) -> usize {
+        self.accounts[account].children.iter().map(|child| self.accounts[*child].unused_floor()).sum()
+    }
+
+    pub(super) fn slots_out(&self, account: AccountId) -> usize {
+        self.accounts[account].counts.total()
+    }
+
+    pub(super) fn closings(&mut self, change: isize) {
+        self.closings = self.closings.saturating_add_signed(change);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closings > 0
+    }
+
+    /// Slots that a request may ever hope for: not those that are kept for others.
     pub(crate) fn attainable(&self, account: AccountId) -> usize {
-        self.least_above(account, |id| self.limit(id))
+        let (mut least, mut below, mut next) = (usize::MAX, None, Some(account));
+        while let Some(id) = next {
+            let others = self.accounts[id].children.iter().filter(|child| Some(**child) != below);
+            let kept = others.fold(0, |kept: usize, child| kept.saturating_add(self.accounts[*child].floor));
+            least = least.min(self.limit(id).saturating_sub(kept));
+            (below, next) = (Some(id), self.accounts[id].parent);
+        }
+        least
     }
 
     /// How many dials may begin besides those under way.
@@ -284,9 +372,20 @@ impl Books {
         }
     }
 
+    /// So many slots are what the rest of the process leaves.
+    pub(super) fn leave(&mut self, ceiling: usize) {
+        if self.audit.leave(ceiling) {
+            self.recheck(ROOT);
+        }
+    }
+
+    pub(super) fn is_lowered(&self) -> bool {
+        self.audit.is_lowered(self.accounts[ROOT].limit)
+    }
+
     /// Gives all of it back.
     pub(super) fn restore(&mut self) {
-        self.audit = Audit::default();
+        self.audit.forget();
         self.recheck(ROOT);
     }
 
@@ -311,6 +410,7 @@ impl Books {
     /// Counts slots out. What grants them has looked for room in the same critical section (I1).
     fn take(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
         self.each_above(account, |above| above.counts.0[kind as usize] += n);
+        limit::counted(n);
         if let Some(seat) = seat {
             self.seats[seat].counts.0[kind as usize] += n;
             if self.seats[seat].index.is_none() {
@@ -324,6 +424,7 @@ impl Books {
 
     fn give_back(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
         self.each_above(account, |above| above.counts.0[kind as usize] -= n);
+        limit::uncounted(n);
         if let Some(seat) = seat {
             self.seats[seat].counts.0[kind as usize] -= n;
             self.sync(seat, self.seats[seat].queued);
@@ -453,6 +554,7 @@ impl Books {
             account,
             counts: Counts::default(),
             queued: 0,
+            waiting: 0,
             demand: 0,
             turn: None,
             index: None,
@@ -460,17 +562,17 @@ impl Books {
         seat
     }
 
-    /// How many of its callers could do with a slot now, if there were any.
-    fn demand(&self, seat: &Seat, queued: usize) -> usize {
-        queued.min(seat.member.max_conns().saturating_sub(seat.counts.total()))
-    }
-
-    /// Brings the books in line with how many queue at an address, and with what `max_conns` lets them have.
-    /// Frees the seat when nothing is left of either.
+    /// Brings the books in line with how many queue at an address, and with what `max_conns` and its dials under way
+    /// let them have. Frees the seat when nothing is left of either.
     pub(crate) fn sync(&mut self, id: SeatId, queued: usize) {
         let seat = &self.seats[id];
-        let (account, turn, before) = (seat.account, seat.turn, seat.demand);
-        let demand = self.demand(seat, queued);
+        let (account, turn, before, waited) = (seat.account, seat.turn, seat.demand, seat.waiting);
+        let waiting = queued.min(seat.member.max_conns().saturating_sub(seat.counts.total()));
+        let wanting = waiting.saturating_sub(seat.member.coming());
+        let demand = wanting.min(seat.member.may_dial().saturating_sub(seat.counts.get(Kind::Dialing)));
+        if waiting != waited {
+            self.each_above(account, |above| above.waiting = above.waiting - waited + waiting);
+        }
         let new_turn = match (queued, turn) {
             (0, _) => None,
             (_, Some(turn)) => Some(turn),
@@ -489,7 +591,7 @@ impl Books {
             self.accounts[account].ring.insert(turn, Turn::Seat(id));
         }
         let seat = &mut self.seats[id];
-        (seat.queued, seat.demand, seat.turn) = (queued, demand, new_turn);
+        (seat.queued, seat.waiting, seat.demand, seat.turn) = (queued, waiting, demand, new_turn);
         self.demand_changed(account, before, demand);
         let seat = &self.seats[id];
         if seat.counts.total() == 0 {
@@ -589,7 +691,7 @@ impl Books {
             dialing: account.counts.get(Kind::Dialing),
             closing: account.counts.get(Kind::Closing),
             held: account.counts.get(Kind::Held),
-            waiting: account.demand,
+            waiting: account.waiting,
         }
     }
 

@@ -1,13 +1,19 @@
 //! What a budget looks like from outside: numbers, and who stands behind them.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
+use super::books::{AccountId, Books, Seat};
+use super::holds::Noted;
 use super::ledger::Partition;
 use super::slot::Kind;
 use crate::address::Address;
-use crate::clock;
+use crate::clock::{self, Tick};
+use crate::error::DialError;
 use crate::stats::{BudgetCounts, BudgetStats, Event};
+use crate::sync::Ordering;
 
 /// How many addresses an explanation names.
 const NAMED: usize = 20;
@@ -27,7 +33,7 @@ pub(super) fn stats(partition: &Partition) -> BudgetStats {
         closing: counts.closing,
         held: counts.held,
         waiting: counts.waiting,
-        foreign_fds: partition.ledger.foreign,
+        foreign_fds: partition.ledger.foreign.load(Ordering::Relaxed),
         reused: unreported,
         ..BudgetStats::default()
     };
@@ -41,20 +47,29 @@ pub(super) fn stats(partition: &Partition) -> BudgetStats {
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), fdpool::AcquireError> {
-/// let budget = fdpool::Budget::new(3);
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let budget = fdpool::Budget::builder().limit(3).track_holds(true).build()?;
 /// let slot = budget.acquire_many(2).await?;
-/// assert!(budget.explain().to_string().contains("2 held outside of connections"));
+/// let told = budget.explain().to_string();
+/// assert!(told.contains("2 held outside of connections"));
+/// assert!(told.contains(file!()), "and where they were acquired: {told}");
 /// # drop(slot); Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Explain {
     counts: BudgetCounts,
-    /// Most slots first.
+    /// Longest waits first, then most slots.
     addresses: Vec<AddressLine>,
     applicants: usize,
     longest_application: Duration,
     dropped: u64,
+    /// `None`: they are not tracked.
+    holders: Option<Vec<Holder>>,
+    /// Every slot is held by a task that waits for one.
+    deadlocked: bool,
+    closed: bool,
+    /// For children with a floor.
+    kept: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -64,56 +79,173 @@ struct AddressLine {
     idle: usize,
     dialing: usize,
     closing: usize,
+    waiting: usize,
     longest_wait: Option<Duration>,
+    last_error: Option<DialError>,
 }
 
 impl AddressLine {
     fn slots(&self) -> usize {
         self.connected + self.dialing + self.closing
     }
+
+    fn in_use(&self) -> usize {
+        self.connected.saturating_sub(self.idle)
+    }
+}
+
+/// Who has slots: see [`Explain`] and [`CloseReport`](crate::CloseReport).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Of the connections; `None` for slots held outside of connections.
+    pub address: Option<Address>,
+    /// How many slots.
+    pub slots: usize,
+    /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it.
+    pub held_for: Option<Duration>,
+    /// The place in the code that called `get` or `acquire`. `None`: as above.
+    pub site: Option<&'static Location<'static>>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Some(address) => write!(f, "{address}: {}", self.slots)?,
+            None => write!(f, "outside of connections: {}", self.slots)?,
+        }
+        if let Some(held_for) = self.held_for {
+            write!(f, ", held for {held_for:.1?}")?;
+        }
+        if let Some(site) = self.site {
+            write!(f, ", since {site}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What an account has open at each of its addresses.
+fn address_lines(books: &Books, account: AccountId, now: Tick) -> Vec<AddressLine> {
+    let line = |seat: &Seat| {
+        let waits = seat.member.waits();
+        AddressLine {
+            address: seat.member.address().clone(),
+            connected: seat.counts.get(Kind::Connected),
+            idle: usize::from(seat.member.hint().0.idle),
+            dialing: seat.counts.get(Kind::Dialing),
+            closing: seat.counts.get(Kind::Closing),
+            waiting: waits.len(),
+            longest_wait: waits.iter().map(|(since, _)| now.since(*since)).max(),
+            last_error: seat.member.last_error(),
+        }
+    };
+    books.seats_of(account).map(line).collect()
+}
+
+/// Who still has something, the longest holds first, or else the addresses with most; of one address, or of all.
+pub(super) fn holders(partition: &Partition, of: Option<&Address>) -> Vec<Holder> {
+    let now = clock::now();
+    if let Some(tracked) = tracked(partition, now) {
+        return tracked.into_iter().filter(|holder| of.is_none() || holder.address.as_ref() == of).collect();
+    }
+    let (mut lines, held) = {
+        let books = partition.ledger.lock();
+        let lines = address_lines(&books, partition.account, now);
+        (lines, books.counts(partition.account).held)
+    };
+    lines.retain(|line| line.slots() > 0 && of.is_none_or(|of| line.address == *of));
+    lines.sort_by_key(|line| std::cmp::Reverse(line.slots()));
+    let untracked = |address, slots| Holder { address, slots, held_for: None, site: None };
+    let mut holders: Vec<_> =
+        lines.into_iter().map(|line| untracked(Some(line.address.clone()), line.slots())).collect();
+    if held > 0 && of.is_none() {
+        holders.push(untracked(None, held));
+    }
+    holders
+}
+
+fn tracked(partition: &Partition, now: Tick) -> Option<Vec<Holder>> {
+    let holder = |noted: Noted| Holder {
+        address: noted.address,
+        slots: noted.slots,
+        held_for: Some(now.since(noted.since)),
+        site: Some(noted.site),
+    };
+    Some(partition.ledger.holds.as_ref()?.all().into_iter().map(holder).collect())
 }
 
 impl Explain {
     pub(super) fn of(partition: &Partition) -> Self {
         let now = clock::now();
         let books = partition.ledger.lock();
-        let mut addresses: Vec<_> = books
-            .seats_of(partition.account)
-            .map(|seat| AddressLine {
-                address: seat.member.address().clone(),
-                connected: seat.counts.get(Kind::Connected),
-                idle: usize::from(seat.member.hint().0.idle),
-                dialing: seat.counts.get(Kind::Dialing),
-                closing: seat.counts.get(Kind::Closing),
-                longest_wait: seat.member.oldest_wait().map(|since| now.since(since)),
-            })
-            .collect();
-        let waits =
-            || books.applicants_of(partition.account).map(|applicant| now.since(applicant.cell.since));
+        let account = partition.account;
+        let mut addresses = address_lines(&books, account, now);
+        let waits = || books.applicants_of(account).map(|applicant| now.since(applicant.cell.since));
         let (applicants, longest_application) = (waits().count(), waits().max().unwrap_or_default());
-        let counts = books.counts(partition.account);
+        let of_gets = books.seats_of(account).flat_map(|seat| seat.member.waits());
+        let waiting_tasks: HashSet<_> = of_gets
+            .filter_map(|(_, task)| task)
+            .chain(books.applicants_of(account).filter_map(|applicant| applicant.cell.task))
+            .collect();
+        let (counts, closed, kept) = (books.counts(account), books.is_closed(account), books.kept(account));
         drop(books);
         addresses.sort_by_key(|line| std::cmp::Reverse((line.longest_wait, line.slots())));
         let dropped = partition.tally.read(Event::Dropped);
-        Self { counts, addresses, applicants, longest_application, dropped }
+        let deadlocked = partition.ledger.holds.as_ref().is_some_and(|holds| {
+            let held: Vec<_> = holds.all();
+            let waits = |noted: &Noted| noted.task.is_some_and(|task| waiting_tasks.contains(&task));
+            let slots: usize = held.iter().map(|noted| noted.slots).sum();
+            counts.waiting > 0 && slots >= counts.effective_limit && held.iter().all(waits)
+        });
+        let holders = tracked(partition, now);
+        Self {
+            counts,
+            addresses,
+            applicants,
+            longest_application,
+            dropped,
+            holders,
+            deadlocked,
+            closed,
+            kept,
+        }
+    }
+
+    /// Whether every slot is held by a task that itself waits for one, so that none will ever come back. Seen only if
+    /// the budget [tracks](crate::BudgetBuilder::track_holds) holds.
+    ///
+    /// Such tasks take what they need at once, with [`acquire_many`](crate::Budget::acquire_many).
+    pub fn is_deadlocked(&self) -> bool {
+        self.deadlocked
+    }
+
+    /// The longest holds first. Empty if the budget does not [track](crate::BudgetBuilder::track_holds) them.
+    pub fn holders(&self) -> &[Holder] {
+        self.holders.as_deref().unwrap_or_default()
     }
 }
 
 impl fmt::Display for Explain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.counts)?;
+        if self.closed {
+            writeln!(f, "  closed")?;
+        }
         if self.counts.effective_limit < self.counts.limit {
             let lost = self.counts.limit - self.counts.effective_limit;
-            writeln!(f, "  {lost} slots are out of use: the process ran out of descriptors")?;
+            writeln!(f, "  {lost} slots are out of use: the rest of the process has the descriptors")?;
+        }
+        if self.kept > 0 {
+            writeln!(f, "  {} slots are kept for children", self.kept)?;
+        }
+        if self.deadlocked {
+            writeln!(
+                f,
+                "  every slot is held by a task that waits for another: none will come back; see acquire_many()"
+            )?;
         }
         for line in self.addresses.iter().take(NAMED) {
-            let in_use = line.connected.saturating_sub(line.idle);
-            let AddressLine { address, idle, dialing, closing, .. } = line;
-            write!(f, "  {address}: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing")?;
-            match line.longest_wait {
-                Some(wait) => writeln!(f, "; its first caller waits for {wait:.1?}")?,
-                None => writeln!(f)?,
-            }
+            line.fmt(f)?;
         }
         if let Some(more) = self.addresses.len().checked_sub(NAMED).filter(|more| *more > 0) {
             writeln!(f, "  and {more} more addresses")?;
@@ -125,6 +257,19 @@ impl fmt::Display for Explain {
             let (callers, longest) = (self.applicants, self.longest_application);
             writeln!(f, "  {callers} callers of acquire() wait, the first for {longest:.1?}")?;
         }
+        match &self.holders {
+            Some(holders) if !holders.is_empty() => {
+                writeln!(f, "  the longest holds:")?;
+                for holder in holders.iter().take(NAMED) {
+                    writeln!(f, "    {holder}")?;
+                }
+            }
+            Some(_) => {}
+            None if self.counts.waiting > 0 => {
+                writeln!(f, "  BudgetBuilder::track_holds() would tell since when and from where")?;
+            }
+            None => {}
+        }
         if self.dropped > 0 {
             let dropped = self.dropped;
             writeln!(
@@ -133,5 +278,20 @@ impl fmt::Display for Explain {
             )?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for AddressLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, idle, dialing, closing, waiting, .. } = self;
+        let in_use = self.in_use();
+        write!(f, "  {address}: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing")?;
+        if let Some(longest) = self.longest_wait {
+            write!(f, "; {waiting} wait, the first for {longest:.1?}")?;
+        }
+        match &self.last_error {
+            Some(error) => writeln!(f, "; the last dial failed: {error}"),
+            None => writeln!(f),
+        }
     }
 }

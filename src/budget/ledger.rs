@@ -6,14 +6,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
+use tokio::sync::Notify;
+use tokio::task;
+
 use super::books::{AccountId, Books, ROOT, SeatId, Step};
+use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
 use super::victim::Hint;
 use crate::address::Address;
 use crate::clock::{self, Tick};
+use crate::error::DialError;
+use crate::limit::Sizing;
 use crate::stats::{Event, Tally};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
+use crate::upkeep::Keeper;
 
 /// What the ledger needs to know of an address. Called under the ledger's lock, except where it says
 /// otherwise; implementations take their own lock inside, and call nothing of the user's.
@@ -34,8 +41,16 @@ pub(crate) trait Member: Send + Sync {
     fn cooled(&self);
     fn partition(&self) -> &Arc<Partition>;
     fn max_conns(&self) -> usize;
+    /// How many dials it may have under way. Changes under the ledger's lock only, and then it tells [`Books::sync`].
+    fn may_dial(&self) -> usize;
+    /// Connections that come back presently to those who queue there: nobody dials in their stead.
+    fn coming(&self) -> usize;
     fn address(&self) -> &Address;
-    fn oldest_wait(&self) -> Option<Tick>;
+    /// Since when its callers wait, each, and in which task.
+    fn waits(&self) -> Vec<(Tick, Option<task::Id>)>;
+    fn last_error(&self) -> Option<DialError>;
+    /// The budget is closed: nobody gets in any more, who waits is told, what is idle goes. Called without locks.
+    fn shut(&self);
     /// Connections reused that the budget has not been told of.
     fn unreported_reuse(&self) -> u64;
 }
@@ -76,31 +91,42 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub(crate) fn root(limit: usize, max_dialing: usize, foreign: usize) -> Arc<Self> {
+    pub(crate) fn root(
+        limit: usize,
+        max_dialing: usize,
+        sizing: Option<Sizing>,
+        holds: Option<Arc<Holds>>,
+    ) -> Arc<Self> {
         let ledger = Arc::new(Ledger {
             pressure: AtomicUsize::new(0),
             lowered: AtomicBool::new(false),
             grown: AtomicU64::new(NOBODY_GROWS),
-            foreign,
+            foreign: AtomicUsize::new(sizing.map_or(0, |sizing| sizing.foreign)),
+            sizing,
+            measured: AtomicU64::new(0),
+            keeper: Arc::default(),
+            holds,
+            closings: Notify::new(),
             books: Mutex::new(Books::default()),
         });
-        let partition = Self::open(ledger, None, limit, max_dialing);
+        let partition = Self::open(ledger, None, 0, limit, max_dialing);
         debug_assert_eq!(partition.account, ROOT);
         partition
     }
 
-    pub(crate) fn child(self: &Arc<Self>, limit: usize) -> Arc<Self> {
-        Self::open(Arc::clone(&self.ledger), Some(Arc::clone(self)), limit, usize::MAX)
+    pub(crate) fn child(self: &Arc<Self>, floor: usize, limit: usize) -> Arc<Self> {
+        Self::open(Arc::clone(&self.ledger), Some(Arc::clone(self)), floor, limit, usize::MAX)
     }
 
     fn open(
         ledger: Arc<Ledger>,
         parent: Option<Arc<Partition>>,
+        floor: usize,
         limit: usize,
         max_dialing: usize,
     ) -> Arc<Self> {
-        let account =
-            ledger.lock().open_account(parent.as_ref().map(|parent| parent.account), limit, max_dialing);
+        let above = parent.as_ref().map(|parent| parent.account);
+        let account = ledger.lock().open_account(above, floor, limit, max_dialing);
         let partition = Arc::new(Self { ledger, account, tally: Tally::default(), parent });
         partition.ledger.lock().set_partition(account, Arc::downgrade(&partition));
         partition
@@ -138,11 +164,26 @@ pub(crate) struct Ledger {
     lowered: AtomicBool,
     /// When a task last let it grow back, in milliseconds of the clock, or [`NOBODY_GROWS`].
     pub(crate) grown: AtomicU64,
-    /// Descriptors open besides the budget's when it was sized.
-    pub(crate) foreign: usize,
+    /// Descriptors open besides those that are counted, as of the last look.
+    pub(crate) foreign: AtomicUsize,
+    /// How the limit was computed, if it was.
+    sizing: Option<Sizing>,
+    /// When the process's descriptors were counted last, in milliseconds of the clock.
+    measured: AtomicU64,
+    pub(crate) keeper: Arc<Keeper>,
+    /// Who holds what, if that is tracked.
+    pub(crate) holds: Option<Arc<Holds>>,
+    /// Told when slots come back while somebody waits for the end of a close.
+    pub(super) closings: Notify,
     /// Slots, waiters, seats. Under it: the locks of addresses, then those of cells, and never the other way
     /// round; nothing of the user's, no waker, no close, no drop of anything but plain data.
     books: Mutex<Books>,
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.keeper.close();
+    }
 }
 
 /// No task lets the limit grow.
@@ -175,6 +216,26 @@ impl Ledger {
         self.settle(books);
     }
 
+    /// Counts what the rest of the process has open, unless that has just been done.
+    pub(crate) fn measure(&self) {
+        let Some(sizing) = &self.sizing else { return };
+        let (now, last) = (u64::from(clock::now().millis()), self.measured.load(Ordering::Relaxed));
+        let due = now.wrapping_sub(last) >= sizing.interval_ms || now < last;
+        if !due || self.measured.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        match sizing.measure() {
+            Ok((foreign, ceiling)) => {
+                if self.foreign.swap(foreign, Ordering::Relaxed) != foreign {
+                    let mut books = self.lock();
+                    books.leave(ceiling);
+                    self.settle(books);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "counting the open descriptors"),
+        }
+    }
+
     /// A dial found no descriptor.
     pub(crate) fn ran_out(&self) {
         let mut books = self.lock();
@@ -195,7 +256,7 @@ impl Ledger {
         // A slot dropped inside of an eviction comes here again: it serves, and leaves evictions to the outer
         // call. Otherwise the stack would grow with the number of waiters.
         let settling = Settling::enter(self);
-        if books.audit.is_lowered() {
+        if books.is_lowered() {
             books.grow(clock::now());
         }
         // Where participants were asked in vain, as of which tidings.
@@ -206,8 +267,12 @@ impl Ledger {
             let step = if settling.is_some() { books.step(in_vain) } else { books.serve() };
             self.publish(&books);
             let departed = books.take_departed();
+            let closing = books.is_closing();
             drop(books); // what follows may be anybody's code (I3)
             drop(departed);
+            if closing {
+                self.closings.notify_waiters();
+            }
             match step {
                 Step::Rest => return,
                 Step::Search => {}
@@ -224,9 +289,15 @@ impl Ledger {
         }
     }
 
+    /// While the result lives, who waits at `closings` is told of slots that come back.
+    pub(super) fn begin_closing(&self) -> Closing<'_> {
+        self.lock().closings(1);
+        Closing(self)
+    }
+
     fn publish(&self, books: &Books) {
         self.pressure.store(books.pressure(), Ordering::Relaxed);
-        self.lowered.store(books.audit.is_lowered(), Ordering::Relaxed);
+        self.lowered.store(books.is_lowered(), Ordering::Relaxed);
     }
 
     /// Frees a slot of other crates' idle descriptors, or of our own. Returns whether one came back.
@@ -266,6 +337,15 @@ impl Ledger {
                 None => return false,
             }
         }
+    }
+}
+
+/// Somebody waits for the end of a close.
+pub(super) struct Closing<'a>(&'a Ledger);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.lock().closings(-1);
     }
 }
 

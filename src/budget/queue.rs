@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
+use tokio::task;
+
 use crate::clock::Tick;
 use crate::sync::Mutex;
 
@@ -15,6 +17,8 @@ use crate::sync::Mutex;
 pub(crate) struct Cell<G> {
     state: Mutex<CellState<G>>,
     pub(crate) since: Tick,
+    /// Whose wait it is.
+    pub(crate) task: Option<task::Id>,
 }
 
 #[derive(Debug)]
@@ -29,7 +33,7 @@ enum CellState<G> {
 
 impl<G> Cell<G> {
     pub(crate) fn new(since: Tick) -> Self {
-        Self { state: Mutex::new(CellState::Waiting(None)), since }
+        Self { state: Mutex::new(CellState::Waiting(None)), since, task: task::try_id() }
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
@@ -149,6 +153,18 @@ impl<W> Line<W> {
 
     pub(crate) fn front(&self) -> Option<&(Place, W)> {
         self.0.front()
+    }
+
+    pub(crate) fn remove_first(&mut self, of: impl Fn(&W) -> bool) -> Option<(Place, W)> {
+        let index = self.0.iter().position(|(_, who)| of(who))?;
+        self.0.remove(index)
+    }
+
+    pub(crate) fn remove_all(&mut self, of: impl Fn(&W) -> bool) -> Vec<W> {
+        let (out, stay) = std::mem::take(&mut self.0).into_iter().partition(|(_, who)| of(who));
+        self.0 = stay;
+        let out: VecDeque<_> = out;
+        out.into_iter().map(|(_, who)| who).collect()
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<(Place, W)> {

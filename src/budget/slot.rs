@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::books::SeatId;
+use super::holds::{Hold, Site};
 use super::ledger::Partition;
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
 
@@ -61,6 +62,8 @@ impl Kind {
 pub struct Slot {
     pub(super) partition: Arc<Partition>,
     pub(super) claim: Claim,
+    /// Who holds it, if that is tracked and it is held outside of connections.
+    hold: Option<Box<Hold>>,
 }
 
 /// What the books know a slot by. Written under the ledger's lock.
@@ -78,7 +81,20 @@ pub(super) struct Claim {
 
 impl Slot {
     pub(super) fn new(partition: Arc<Partition>, seat: Option<SeatId>, weight: usize, kind: Kind) -> Self {
-        Self { partition, claim: Claim { seat, weight, kind, evicted: false, tag: None } }
+        Self { partition, claim: Claim { seat, weight, kind, evicted: false, tag: None }, hold: None }
+    }
+
+    /// Notes who has it, if that is tracked.
+    pub(super) fn noted(mut self, site: Site) -> Self {
+        if let Some(holds) = self.partition.ledger.holds.as_ref().filter(|_| self.claim.weight > 0) {
+            self.hold = Some(Box::new(holds.note(None, self.claim.weight, site)));
+        }
+        self
+    }
+
+    /// It is held by somebody else from now on, or is a dial's.
+    pub(crate) fn changes_hands(&mut self, hold: Option<Box<Hold>>) {
+        self.hold = hold;
     }
 
     /// Ties a value that owns a descriptor to this slot: the value is dropped first, then the slot.

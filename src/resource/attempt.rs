@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,11 +12,12 @@ use tracing::Instrument;
 
 use super::freelist::{Record, jittered};
 use super::shared::{Failure, Shared};
+use crate::address::Address;
 use crate::budget::queue::Place;
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
-use crate::dial::{CheckContext, Dial, DialContext, Fitness};
+use crate::dial::{CheckContext, Dial, DialContext, Fitness, Watch};
 use crate::error::DialError;
 use crate::stats::Event;
 use crate::{runtime, upkeep};
@@ -27,6 +29,9 @@ pub(crate) type Attempt = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) trait ErasedDial<C>: Send + Sync {
     fn attempt(self: Arc<Self>, shared: Arc<Shared<C>>, job: Job) -> Attempt;
     fn check(&self, conn: &mut C, cx: &CheckContext) -> Fitness;
+    fn poll_idle(&self, conn: &mut C, cx: &mut Context<'_>) -> Poll<Fitness>;
+    fn watch(&self, address: &Address) -> Option<Watch>;
+    fn is_current(&self, address: &Address, conn: &C) -> bool;
     fn close(&self, conn: C);
 }
 
@@ -37,6 +42,18 @@ impl<D: Dial> ErasedDial<D::Conn> for D {
 
     fn check(&self, conn: &mut D::Conn, cx: &CheckContext) -> Fitness {
         Dial::check(self, conn, cx)
+    }
+
+    fn poll_idle(&self, conn: &mut D::Conn, cx: &mut Context<'_>) -> Poll<Fitness> {
+        Dial::poll_idle(self, conn, cx)
+    }
+
+    fn watch(&self, address: &Address) -> Option<Watch> {
+        Dial::watch(self, address)
+    }
+
+    fn is_current(&self, address: &Address, conn: &D::Conn) -> bool {
+        Dial::is_current(self, address, conn)
     }
 
     fn close(&self, conn: D::Conn) {
@@ -62,6 +79,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
     shared.count(Event::Dial);
+    upkeep::grow_back(shared.partition());
     let began = clock::now();
     let deadline = timeout.and_then(clock::deadline);
     let outcome = loop {
@@ -81,21 +99,22 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
         }
     };
     unfinished.armed = false;
-    let lease = cx.take_lease();
-    match (outcome, lease) {
-        (Outcome::Dialled(conn), Some(lease)) => {
+    match outcome {
+        Outcome::Dialled(conn) => {
+            let lease = cx.take_lease().expect("BUG: a dial without a lease");
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&shared, generation);
             shared.dialled(initiator, Entry::new(conn, lease, record, home));
+            upkeep::watch(&shared);
         }
-        (Outcome::Dialled(_), None) => unreachable!("BUG: a dial without a lease"),
-        (Outcome::Failed(failure), lease) => {
+        Outcome::Failed(failure) => {
             tracing::debug!(address = %shared.address, ?failure, took = ?clock::now().since(began), "dial failed");
-            shared.dial_failed(initiator, failure, lease);
+            shared.dial_failed(initiator, failure, cx.into_lease(), fastrand());
+            upkeep::probe_later(&shared);
         }
-        (Outcome::NoDescriptor(error), lease) => {
+        Outcome::NoDescriptor(error) => {
             tracing::warn!(address = %shared.address, %error, "no descriptor for a dial, and nothing idle");
-            shared.dial_postponed(initiator, error, lease);
+            shared.dial_postponed(initiator, error, cx.into_lease());
         }
     }
 }
@@ -115,10 +134,9 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
 
 fn birth<C>(shared: &Shared<C>, generation: u64) -> Record {
     let now = clock::now();
-    let lifetime = shared.settings.max_lifetime;
-    let dies = match lifetime {
-        Duration::MAX => Tick::NEVER,
-        lifetime => now.after(jittered(lifetime, fastrand())),
+    let dies = match shared.settings.max_lifetime.get() {
+        None => Tick::NEVER,
+        Some(lifetime) => now.after(jittered(lifetime, fastrand())),
     };
     Record { born: now, dies, rested: now, uses: 0, generation }
 }

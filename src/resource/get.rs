@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::ConnResource;
 use super::attempt::{Attempt, Job};
 use super::shared::{Failure, Grant, Left, Queued, Shared, Waiter};
+use crate::budget::Site;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::conn::{Conn, Entry};
-use crate::error::{GetError, Phase};
+use crate::error::{DialError, GetError, Phase};
 use crate::patience::{End, Patience};
 use crate::runtime;
 use crate::stats::Event;
@@ -54,6 +55,8 @@ pub struct Get<'a, C> {
     wait_timeout: Option<Duration>,
     dial_timeout: Option<Duration>,
     slot: Option<Slot>,
+    wait_for_ready: bool,
+    site: Site,
     /// Once there was no idle connection.
     slow: Option<Box<Slow<'a, C>>>,
 }
@@ -86,11 +89,11 @@ struct Slow<'a, C> {
 }
 
 impl<'a, C> Get<'a, C> {
-    pub(super) fn borrowed(resource: &'a ConnResource<C>) -> Self {
-        Self::new(Source::Borrowed(resource))
+    pub(super) fn borrowed(resource: &'a ConnResource<C>, site: Site) -> Self {
+        Self::new(Source::Borrowed(resource), site)
     }
 
-    fn new(resource: Source<'a, C>) -> Self {
+    fn new(resource: Source<'a, C>, site: Site) -> Self {
         Self {
             resource,
             fresh: false,
@@ -100,6 +103,8 @@ impl<'a, C> Get<'a, C> {
             wait_timeout: None,
             dial_timeout: None,
             slot: None,
+            wait_for_ready: false,
+            site,
             slow: None,
         }
     }
@@ -137,6 +142,15 @@ impl<'a, C> Get<'a, C> {
         self
     }
 
+    /// Waits also while the address pauses after failed dials, and tries again when a dial fails, until one succeeds or
+    /// the time is over. Not after a failure that is [permanent](crate::DialError::is_permanent). Without it, a get
+    /// that would have to dial meanwhile fails at once with the last dial's error; see
+    /// [`backoff`](crate::ConnResourceBuilder::backoff); without pauses it fails as any other.
+    pub fn wait_for_ready(mut self) -> Self {
+        self.wait_for_ready = true;
+        self
+    }
+
     /// Takes no idle connection but dials: for a second try, after one that had served before failed. Close that one
     /// first, for this may need its slot.
     pub fn fresh(mut self) -> Self {
@@ -161,8 +175,8 @@ impl<'a, C> Get<'a, C> {
 }
 
 impl<C> Get<'static, C> {
-    pub(super) fn owned(resource: ConnResource<C>) -> Self {
-        Self::new(Source::Owned(resource))
+    pub(super) fn owned(resource: ConnResource<C>, site: Site) -> Self {
+        Self::new(Source::Owned(resource), site)
     }
 }
 
@@ -175,7 +189,7 @@ impl<C: Send + 'static> Future for Get<'_, C> {
         if this.slow.is_none() {
             let mut rests = 0;
             if !this.fresh {
-                match this.resource.shared().take_idle(None, Some(cx.waker())) {
+                match this.resource.shared().take_idle(None, Some(cx.waker()), this.site) {
                     Ok(conn) => {
                         this.slot = None;
                         upkeep::restock(this.resource.shared());
@@ -199,6 +213,8 @@ enum Lined<C> {
     /// Something had come to rest meanwhile.
     Served(Conn<C>),
     Never,
+    Paused(DialError),
+    Closed,
 }
 
 impl<C: Send + 'static> Get<'_, C> {
@@ -217,6 +233,9 @@ impl<C: Send + 'static> Get<'_, C> {
         if self.token.is_some_and(CancellationToken::is_cancelled) {
             return Some(Err(GetError::Cancelled { details: refused(), source: shared.last_error() }));
         }
+        if let Some(slot) = &mut slot {
+            slot.changes_hands(None);
+        }
         let unneeded = slot.as_mut().and_then(|slot| slot.split(slot.weight().saturating_sub(1)));
         drop(unneeded);
         let cell = Arc::new(Cell::new(now));
@@ -226,12 +245,17 @@ impl<C: Send + 'static> Get<'_, C> {
             Lined::Never => {
                 return Some(Err(GetError::Exhausted { details: refused(), source: shared.last_error() }));
             }
+            Lined::Paused(source) => {
+                let details = shared.details(Phase::BackingOff, now, false);
+                return Some(Err(GetError::Dial { details, source }));
+            }
+            Lined::Closed => return Some(Err(GetError::Closed { details: refused() })),
         };
         let mut patience = Patience::default();
         if let Some(token) = self.token {
             patience.cancel(token);
         }
-        let wait = self.wait_timeout.or(shared.settings.wait_timeout);
+        let wait = self.wait_timeout.or(shared.settings.wait_timeout.get());
         self.slow = Some(Box::new(Slow {
             cell,
             place: Some(place),
@@ -248,6 +272,8 @@ impl<C: Send + 'static> Get<'_, C> {
                 return self.give_up(None).map(Err);
             }
             shared.count(Event::Wait);
+            upkeep::probe_later(&shared);
+            upkeep::hasten(&shared);
         }
         None
     }
@@ -259,14 +285,24 @@ impl<C: Send + 'static> Get<'_, C> {
             fresh: self.fresh,
             runtime: runtime::current(),
             orphaned: false,
+            immediate: self.immediate,
+            patient: self.wait_for_ready,
         };
         loop {
             match shared.enqueue(waiter.clone(), slot, rests) {
                 Queued::At(place, slot) => return Lined::At(place, slot),
                 Queued::Never => return Lined::Never,
+                Queued::Paused(error, brought) => {
+                    drop(brought);
+                    return Lined::Paused(error);
+                }
+                Queued::Closed(brought) => {
+                    drop(brought);
+                    return Lined::Closed;
+                }
                 Queued::LookAgain(brought) => slot = brought,
             }
-            match shared.take_idle(Some(rests), None) {
+            match shared.take_idle(Some(rests), None, self.site) {
                 Ok(conn) => return Lined::Served(conn),
                 Err(seen) => rests = seen,
             }
@@ -281,7 +317,7 @@ impl<C: Send + 'static> Get<'_, C> {
             slot,
             initiator: slow.place,
             generation: shared.generation(),
-            timeout: self.dial_timeout.or(shared.settings.dial_timeout),
+            timeout: self.dial_timeout.or(shared.settings.dial_timeout.get()),
         };
         let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
         slow.attempt = Some((attempt, Handle::try_current().ok()));
@@ -292,6 +328,12 @@ impl<C: Send + 'static> Get<'_, C> {
             let slow = self.slow.as_mut().expect("BUG: a get in line");
             match slow.cell.poll(cx) {
                 Poll::Ready(Grant::Slot(slot)) => {
+                    if self.resource.shared().is_closed() {
+                        drop(slot);
+                        let error = self.failed(Failure::Closed);
+                        drop(self.give_up(None));
+                        return Poll::Ready(Err(error));
+                    }
                     self.dial(slot);
                     continue;
                 }
@@ -311,6 +353,9 @@ impl<C: Send + 'static> Get<'_, C> {
                 }
                 Poll::Ready(Grant::Failed(failure)) => {
                     slow.place = None;
+                    if let Failure::Closed = failure {
+                        slow.attempt = None; // nobody is to have what it makes
+                    }
                     let error = self.failed(failure);
                     self.detach();
                     return Poll::Ready(Err(error));
@@ -344,16 +389,16 @@ impl<C: Send + 'static> Get<'_, C> {
     fn receive(&mut self, entry: Box<Entry<C>>) -> Result<Option<Conn<C>>, GetError> {
         let shared = Arc::clone(self.resource.shared());
         if !entry.is_reused() {
-            return Ok(Some(Conn::new(shared, entry)));
+            return Ok(Some(Conn::new(shared, entry, self.site)));
         }
         let slot = match shared.judge_handed(entry) {
-            Ok(entry) => return Ok(Some(Conn::new(shared, entry))),
+            Ok(entry) => return Ok(Some(Conn::new(shared, entry, self.site))),
             Err(slot) => slot,
         };
         let slow = self.slow.as_mut().expect("BUG: a get in line");
         // The dial of its former place is of no use to the next one.
         if let Some(former) = slow.attempt.take() {
-            go_on(former);
+            go_on(&shared, former);
         }
         let (cell, began) = (Arc::clone(&slow.cell), slow.began);
         let (place, slot) = match self.line_up(&cell, slot, 0) {
@@ -362,6 +407,15 @@ impl<C: Send + 'static> Get<'_, C> {
             Lined::Never => {
                 let details = shared.details(Phase::WaitingForSlot, began, false);
                 return Err(GetError::Exhausted { details, source: shared.last_error() });
+            }
+            Lined::Paused(source) => {
+                let details = shared.details(Phase::BackingOff, began, false);
+                return Err(GetError::Dial { details, source });
+            }
+            Lined::Closed => {
+                return Err(GetError::Closed {
+                    details: shared.details(Phase::WaitingForSlot, began, false),
+                });
             }
         };
         if let Some(slow) = &mut self.slow {
@@ -379,6 +433,12 @@ impl<C: Send + 'static> Get<'_, C> {
         match failure {
             Failure::Error(source) => {
                 GetError::Dial { details: shared.details(Phase::Dialing, began, false), source }
+            }
+            Failure::Paused(source) => {
+                GetError::Dial { details: shared.details(Phase::BackingOff, began, false), source }
+            }
+            Failure::Closed => {
+                GetError::Closed { details: shared.details(Phase::WaitingForSlot, began, false) }
             }
             Failure::Timeout => {
                 let details = shared.details(Phase::Dialing, began, true);
@@ -400,15 +460,16 @@ impl<C> Get<'_, C> {
         }
         let phase = if attempt.is_some() { Phase::Dialing } else { phase };
         match attempt {
-            Some(attempt) if keep_dial => go_on(attempt),
+            Some(attempt) if keep_dial => go_on(shared, attempt),
             attempt => drop(attempt),
         }
         let timed_out = end.is_some_and(End::timed_out);
         let (details, source) = (shared.details(phase, began, timed_out), shared.last_error());
         Some(match (end, phase) {
             (Some(End::Cancelled), _) => GetError::Cancelled { details, source },
-            (_, Phase::WaitingForSlot) => GetError::Exhausted { details, source },
+            (_, Phase::WaitingForSlot | Phase::WaitingToDial) => GetError::Exhausted { details, source },
             (_, Phase::WaitingForAddress) => GetError::AddressBusy { details, source },
+            (_, Phase::BackingOff) => GetError::Dial { details, source: shared.failure() },
             (_, Phase::Dialing) => GetError::DialTimeout { details, source },
         })
     }
@@ -416,15 +477,15 @@ impl<C> Get<'_, C> {
     /// It was served otherwise: its dial goes on without it.
     fn detach(&mut self) {
         if let Some(attempt) = self.slow.take().and_then(|slow| slow.attempt) {
-            go_on(attempt);
+            go_on(self.resource.shared(), attempt);
         }
     }
 }
 
 /// Lets a dial go on without the get that began it; ends it if its runtime has ended.
-fn go_on((attempt, runtime): (Attempt, Option<Handle>)) {
+fn go_on<C>(shared: &Shared<C>, (attempt, runtime): (Attempt, Option<Handle>)) {
     if let Some(runtime) = runtime {
-        runtime.spawn(attempt);
+        shared.detach(attempt, &runtime);
     }
 }
 

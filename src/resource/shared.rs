@@ -1,48 +1,39 @@
 //! The state of one address: its idle connections, who waits here, and how a connection moves between them;
-//! the callers in line and their dials are in [`mod@line`]. Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after them.
+//! the callers in line and their dials are in [`mod@line`], what the keeper does in [`mod@tending`]. Decides under
+//! the locks, in the order ledger, address, cell; closes, wakes and logs after them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
-use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio::{runtime, task};
 
-use super::attempt::ErasedDial;
+use super::attempt::{Attempt, ErasedDial};
 use super::freelist::{Ended, Freelist};
 use super::history::History;
+use super::pace::Pace;
+use super::settings::Settings;
 use crate::address::Address;
-use crate::budget::Budget;
 use crate::budget::books::Books;
 use crate::budget::ledger::{Ledger, Member, Partition, Seating, Victim};
 use crate::budget::queue::{Cell, Line, Place};
 use crate::budget::slot::{Kind, Lease, Slot};
 use crate::budget::victim::Hint;
+use crate::budget::{Budget, Hold, Site};
 use crate::clock::{self, Tick};
 use crate::conn::{Closing, Conn, Entry};
 use crate::dial::{CheckContext, Fitness};
 use crate::error::{DialError, GetDetails, Phase};
 use crate::runtime::Whereabouts;
 use crate::stats::{Event, ResourceStats, Tally};
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, ShortMutex, ShortMutexGuard};
+use crate::upkeep::{Bell, Tended};
 
 mod line;
+mod tending;
 
 pub(crate) use line::{Left, Queued};
-
-/// What a resource was built with.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) max_conns: usize,
-    pub(crate) max_idle: usize,
-    pub(crate) min_idle: usize,
-    pub(crate) max_uses: usize,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) max_lifetime: Duration,
-    pub(crate) dial_timeout: Option<Duration>,
-    pub(crate) wait_timeout: Option<Duration>,
-    /// The clock's resolution.
-    pub(crate) tick: Duration,
-}
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 pub(crate) struct Shared<C> {
@@ -51,6 +42,11 @@ pub(crate) struct Shared<C> {
     pub(crate) settings: Settings,
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
     seating: Seating,
+    /// The budget's, at hand for the warm path; and whether it tracks holds.
+    ledger: Arc<Ledger>,
+    pub(crate) tracks: bool,
+    /// For the keeper.
+    me: Weak<dyn Tended>,
     /// What victims are chosen by: written under the lock, read without. See [`Hint::pack`].
     hint: AtomicU64,
     /// Since when the oldest of several idle ones rests.
@@ -58,10 +54,16 @@ pub(crate) struct Shared<C> {
     tally: Tally,
     /// Reuses that the budget has been told of.
     reported: AtomicU64,
+    /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
+    may_dial: AtomicUsize,
+    /// Idle connections that the keeper looks at just now. Written under the lock.
+    lent: AtomicUsize,
+    /// Somebody watches whether the address moves.
+    pub(crate) watched: AtomicBool,
     /// Idle connections, lines, generation, history. Held for a few instructions; nothing of the user's runs
     /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
     /// holds the ledger's lock too.
-    state: Mutex<State<C>>,
+    state: ShortMutex<State<C>>,
 }
 
 pub(crate) struct State<C> {
@@ -74,9 +76,27 @@ pub(crate) struct State<C> {
     queued: Line<Waiter<C>>,
     last_place: Place,
     generation: u64,
+    /// Connections of generations before this one are closed. Those between it and the present one may lead
+    /// elsewhere than the address does now: the dialer is asked.
+    closed_before: u64,
     history: History,
+    pace: Pace,
+    /// Somebody sees to it that the address is probed.
+    probe_awaited: bool,
+    /// Somebody sees to it that more dials begin, if those under way take long.
+    haste_awaited: bool,
+    /// A dial has ended since that was asked last.
+    dial_ended: bool,
+    /// Dials that nobody polls but a task of their own.
+    detached: Vec<AbortHandle>,
     /// The books know that something may be idle here.
     warm: bool,
+    /// The keeper knows that something that it does not watch may be idle here.
+    tended: bool,
+    /// When the keeper comes to see whose time is over.
+    due: Option<Tick>,
+    /// What idle connections' streams ring, once there was one to be watched.
+    bell: Option<Arc<Bell>>,
     /// The last handle is gone.
     closed: bool,
     last_error: Option<DialError>,
@@ -90,6 +110,10 @@ pub(crate) struct Waiter<C> {
     pub(crate) runtime: Option<runtime::Id>,
     /// Its own dial has ended, for the good of another caller; it counts on that one's.
     pub(crate) orphaned: bool,
+    /// Does not wait to be served.
+    pub(crate) immediate: bool,
+    /// Waits until the address is well.
+    pub(crate) patient: bool,
 }
 
 impl<C> Waiter<C> {
@@ -119,6 +143,10 @@ pub(crate) enum Grant<C> {
 pub(crate) enum Failure {
     Error(DialError),
     Timeout,
+    /// There was none: the address pauses.
+    Paused(DialError),
+    /// The budget, or the resource, is closed.
+    Closed,
 }
 
 /// What becomes of a connection that is given back.
@@ -136,26 +164,45 @@ impl<C> Shared<C> {
         budget: Budget,
         settings: Settings,
         dialer: Arc<dyn ErasedDial<C>>,
+        me: Weak<dyn Tended>,
     ) -> Self {
+        let pace = Pace::new(&settings.dialing);
+        let may_dial = AtomicUsize::new(pace.allowed(&settings.dialing));
+        let ledger = Arc::clone(&budget.partition.ledger);
         Self {
+            tracks: ledger.holds.is_some(),
+            ledger,
             address,
             budget,
             settings,
             dialer,
             seating: Seating::none(),
+            me,
             hint: AtomicU64::new(Hint::new(0, None, 0).pack()),
             surplus_since: AtomicU64::new(0),
             tally: Tally::default(),
             reported: AtomicU64::new(0),
-            state: Mutex::new(State {
+            may_dial,
+            lent: AtomicUsize::new(0),
+            watched: AtomicBool::new(false),
+            state: ShortMutex::new(State {
                 idle: Freelist::new(),
                 rests: 0,
                 dialing: Line::new(),
                 queued: Line::new(),
                 last_place: 0,
                 generation: 0,
+                closed_before: 0,
                 history: History::default(),
+                pace,
+                probe_awaited: false,
+                haste_awaited: false,
+                dial_ended: false,
+                detached: Vec::new(),
                 warm: false,
+                tended: false,
+                due: None,
+                bell: None,
                 closed: false,
                 last_error: None,
             }),
@@ -166,11 +213,17 @@ impl<C> Shared<C> {
         &self.budget.partition
     }
 
-    fn ledger(&self) -> &Ledger {
-        &self.budget.partition.ledger
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
-    fn both(&self) -> (MutexGuard<'_, Books>, MutexGuard<'_, State<C>>) {
+    /// Notes who has a connection, if that is tracked.
+    pub(crate) fn note_hold(&self, site: Site) -> Option<Hold> {
+        let holds = self.ledger.holds.as_ref()?;
+        Some(holds.note(Some(self.address.clone()), 1, site))
+    }
+
+    fn both(&self) -> (MutexGuard<'_, Books>, ShortMutexGuard<'_, State<C>>) {
         let books = self.ledger().lock();
         let state = self.state.lock();
         (books, state)
@@ -184,7 +237,7 @@ impl<C> Shared<C> {
     /// Tells the books' searches what is here. Every change of the idle ones ends with it.
     #[inline]
     fn publish(&self, state: &State<C>) {
-        let idle = state.idle.len();
+        let idle = state.idle.len() + self.lent();
         let hint = Hint::new(state.history.last().unwrap_or_default(), state.history.average(), idle);
         self.hint.store(hint.pack(), Ordering::Relaxed);
         if idle > 1 {
@@ -200,17 +253,19 @@ impl<C> Shared<C> {
         self: &Arc<Self>,
         seen: Option<u64>,
         waker: Option<&Waker>,
+        site: Site,
     ) -> Result<Conn<C>, u64> {
         let now = clock::now();
-        let mut entry = self.take_newest(now, seen.is_none())?;
-        match self.judge(&mut entry, now, waker) {
-            Verdict::Give => Ok(Conn::new(Arc::clone(self), entry)),
-            unfit => self.take_another(entry, unfit, now),
+        let (mut entry, stock) = self.take_newest(now, seen.is_none())?;
+        match self.judge(&mut entry, stock, now, waker) {
+            Verdict::Give => Ok(Conn::new(Arc::clone(self), entry, site)),
+            unfit => self.take_another(entry, unfit, now, site),
         }
     }
 
+    /// And whether it is of those to be kept in stock.
     #[inline]
-    fn take_newest(&self, now: Tick, touch: bool) -> Result<Box<Entry<C>>, u64> {
+    fn take_newest(&self, now: Tick, touch: bool) -> Result<(Box<Entry<C>>, bool), u64> {
         let mut state = self.state.lock();
         if touch {
             state.history.touch(now.millis());
@@ -219,7 +274,7 @@ impl<C> Shared<C> {
         self.publish(&state);
         let entry = entry.ok_or(state.rests)?;
         self.tally.bump_locked(Event::Reused);
-        Ok(entry)
+        Ok((entry, state.idle.len() < self.settings.min_idle.get()))
     }
 
     /// Goes on where the newest one was unfit.
@@ -229,11 +284,12 @@ impl<C> Shared<C> {
         mut entry: Box<Entry<C>>,
         mut verdict: Verdict,
         now: Tick,
+        site: Site,
     ) -> Result<Conn<C>, u64> {
         let mut aside = Aside { shared: self, entries: Vec::new() };
         loop {
             if let Verdict::Give = verdict {
-                return Ok(Conn::new(Arc::clone(self), entry));
+                return Ok(Conn::new(Arc::clone(self), entry, site));
             }
             {
                 let _state = self.state.lock();
@@ -243,19 +299,21 @@ impl<C> Shared<C> {
                 Verdict::Discard(event) => self.discard(entry, event),
                 Verdict::Give | Verdict::SetAside => aside.entries.push(entry),
             }
-            entry = self.take_newest(now, false)?;
-            verdict = self.judge(&mut entry, now, None);
+            let stock;
+            (entry, stock) = self.take_newest(now, false)?;
+            verdict = self.judge(&mut entry, stock, now, None);
         }
     }
 
     /// Whether an idle connection can be given out here and now.
     #[inline]
-    fn judge(&self, entry: &mut Entry<C>, now: Tick, waker: Option<&Waker>) -> Verdict {
+    fn judge(&self, entry: &mut Entry<C>, stock: bool, now: Tick, waker: Option<&Waker>) -> Verdict {
         if entry.is_gone() {
             return Verdict::Discard(Event::Stale);
         }
-        match entry.record.idle_end(now, self.settings.idle_timeout) {
+        match entry.record.idle_end(now, self.settings.idle_timeout.nanos()) {
             None => {}
+            Some(Ended::Idle) if stock => {}
             Some(Ended::Idle | Ended::Lifetime) => return Verdict::Discard(Event::Expired),
             Some(Ended::Uses) => return Verdict::Discard(Event::Retired),
         }
@@ -277,7 +335,7 @@ impl<C> Shared<C> {
     }
 
     fn check(&self, entry: &mut Entry<C>, now: Tick) -> Fitness {
-        let cx = CheckContext::new(entry.record.idle_for(now), self.settings.tick);
+        let cx = CheckContext::new(now.nanos_since(entry.record.rested), self.settings.tick_ns);
         entry.conn.as_mut().map_or(Fitness::Broken, |conn| self.dialer.check(conn, &cx))
     }
 
@@ -306,12 +364,16 @@ impl<C> Shared<C> {
             && state.dialing.is_empty()
             && state.queued.is_empty()
             && state.generation == entry.record.generation
-            && state.idle.len() < self.settings.max_idle
+            && state.idle.len() < self.settings.max_idle.get()
             && !self.ledger().is_pressed();
         if quiet {
             state.idle.put(entry);
             state.rests += u64::from(news);
             self.publish(&state);
+            if !std::mem::replace(&mut state.tended, true) {
+                drop(state);
+                self.ledger().keeper.take_in(self.me.clone());
+            }
         } else {
             drop(state);
             self.rest_or_serve(entry, news);
@@ -319,10 +381,14 @@ impl<C> Shared<C> {
     }
 
     #[cold]
-    fn rest_or_serve(&self, entry: Box<Entry<C>>, news: bool) {
+    fn rest_or_serve(&self, mut entry: Box<Entry<C>>, news: bool) {
+        if !self.bring_up_to_date(&mut entry) {
+            return self.discard(entry, Event::Retired);
+        }
         // Before the locks, so that a panic gives them back before the slot comes back.
         let mut entry = Some(entry);
         let mut displaced = None;
+        let mut fresh = false;
         let (mut books, mut state) = self.both();
         let fate = self.fate(&mut books, &mut state, &mut entry);
         if let Fate::Rests | Fate::Displaces = fate {
@@ -336,6 +402,7 @@ impl<C> Shared<C> {
             if !std::mem::replace(&mut state.warm, true) {
                 books.heat(&self.seating);
             }
+            fresh = !std::mem::replace(&mut state.tended, true);
         }
         if let (Fate::Closes(event), Some(mut closing)) = (&fate, entry.take()) {
             if *event == Event::Evicted {
@@ -346,11 +413,49 @@ impl<C> Shared<C> {
         self.publish(&state);
         drop(state);
         self.ledger().settle(books);
+        if fresh {
+            self.ledger().keeper.take_in(self.me.clone());
+        }
         if let Fate::Served(Some(waker)) = fate {
             waker.wake();
         }
         if let Some((entry, event)) = displaced {
             self.discard(entry, event);
+        }
+    }
+
+    /// Asks the dialer about a connection that was dialled before the address moved. `false`: it leads elsewhere.
+    fn bring_up_to_date(&self, entry: &mut Entry<C>) -> bool {
+        let (generation, closed_before) = {
+            let state = self.state.lock();
+            (state.generation, state.closed_before)
+        };
+        let dialled = entry.record.generation;
+        // Those to be closed, and those whose address moves meanwhile, are seen to by who has the lock.
+        if dialled < generation && dialled >= closed_before {
+            if !entry.conn.as_ref().is_some_and(|conn| self.dialer.is_current(&self.address, conn)) {
+                return false;
+            }
+            entry.record.generation = generation;
+        }
+        true
+    }
+
+    /// The address may lead elsewhere than before: closes the idle connections that do not lead there, and those in
+    /// use when they are put.
+    pub(crate) fn ask_whether_current(&self) {
+        let idle = {
+            let mut state = self.state.lock();
+            state.generation += 1;
+            let idle = state.idle.take_all();
+            self.publish(&state);
+            idle
+        };
+        tracing::debug!(address = %self.address, idle = idle.len(), "does the address lead elsewhere?");
+        let mut aside = Aside { shared: self, entries: Vec::new() };
+        for entry in idle {
+            // Each goes back as it was put: what leads elsewhere is closed there.
+            aside.entries.push(entry);
         }
     }
 
@@ -365,12 +470,18 @@ impl<C> Shared<C> {
             return Fate::Closes(Event::Retired);
         }
         let account = self.partition().account;
+        let seat = self.seating.get();
+        if seat.is_some_and(|seat| books.slots_of(seat) > self.settings.max_conns.get()) {
+            return Fate::Closes(Event::Retired);
+        }
         if books.is_over(account) || books.is_claimed(account, self.seating.get()) {
             return Fate::Closes(Event::Evicted);
         }
         if let Some(waiter) = self.next_for(books, state, back) {
             if back.is_reused() {
                 self.tally.bump_locked(Event::Reused);
+                state.pace.came_back(&self.settings.dialing);
+                self.sync(books, state);
             }
             return Fate::Served(entry.take().and_then(|entry| waiter.cell.grant(Grant::Conn(entry))));
         }
@@ -378,7 +489,7 @@ impl<C> Shared<C> {
             // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
             return Fate::Closes(Event::Retired);
         }
-        match self.settings.max_idle {
+        match self.settings.max_idle.get() {
             0 => Fate::Closes(Event::Retired),
             max if state.idle.len() >= max => Fate::Displaces,
             _ => Fate::Rests,
@@ -397,8 +508,8 @@ impl<C> Shared<C> {
                 let waiter = state.queued.remove(queued);
                 if let Some(seat) = self.seating.get() {
                     books.had_turn(seat);
-                    books.sync(seat, state.queued.len());
                 }
+                self.sync(books, state);
                 waiter
             }
             (_, None) => None,
@@ -428,6 +539,7 @@ impl<C> Shared<C> {
     pub(crate) fn schedule_close(&self) {
         let mut state = self.state.lock();
         state.generation += 1;
+        state.closed_before = state.generation;
         self.close_all(state);
     }
 
@@ -435,16 +547,95 @@ impl<C> Shared<C> {
     pub(crate) fn retire(&self) {
         let mut state = self.state.lock();
         state.closed = true;
+        let dials = std::mem::take(&mut state.detached);
         self.close_all(state);
+        dials.iter().for_each(AbortHandle::abort);
     }
 
-    fn close_all(&self, mut state: MutexGuard<'_, State<C>>) {
+    /// Closed for good: who waits is told, nothing rests any more.
+    pub(crate) fn end(&self) {
+        let (mut books, mut state) = self.both();
+        state.closed = true;
+        // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
+        let tells = |waiter: &Waiter<C>| waiter.cell.is_waiting();
+        let waiters = [state.queued.remove_all(tells), state.dialing.remove_all(tells)].concat();
+        let wakers: Vec<_> =
+            waiters.iter().filter_map(|waiter| waiter.cell.grant(Grant::Failed(Failure::Closed))).collect();
+        let idle = state.idle.take_all();
+        let dials = std::mem::take(&mut state.detached);
+        self.publish(&state);
+        self.sync(&mut books, &state);
+        drop(state);
+        self.ledger().settle(books);
+        dials.iter().for_each(AbortHandle::abort);
+        wakers.into_iter().for_each(Waker::wake);
+        for entry in idle {
+            self.discard(entry, Event::Retired);
+        }
+    }
+
+    /// Acts by settings that have changed.
+    pub(crate) fn settings_changed(&self) {
+        let (mut books, mut state) = self.both();
+        let mut surplus = Vec::new();
+        while state.idle.len() > self.settings.max_idle.get() {
+            surplus.extend(state.idle.take_oldest());
+        }
+        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat)) - surplus.len();
+        for _ in self.settings.max_conns.get()..slots {
+            surplus.extend(state.idle.take_oldest());
+        }
+        self.publish(&state);
+        self.sync(&mut books, &state);
+        let rests = state.idle.len() > 0;
+        state.tended |= rests;
+        state.warm = false; // the next put looks at all of them
+        drop(state);
+        self.ledger().settle(books);
+        if rests {
+            self.ledger().keeper.take_in(self.me.clone());
+        }
+        for entry in surplus {
+            self.discard(entry, Event::Retired);
+        }
+    }
+
+    /// Whether nobody gets in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        let (books, state) = self.both();
+        state.closed || books.is_closed(self.partition().account)
+    }
+
+    /// Has a dial go on by itself, until it ends or nobody can want it any more.
+    pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
+        let dial = runtime.spawn(dial).abort_handle();
+        let mut state = self.state.lock();
+        state.detached.retain(|dial| !dial.is_finished());
+        if !state.closed {
+            return state.detached.push(dial);
+        }
+        drop(state);
+        dial.abort();
+    }
+
+    /// Slots that the address has, of whatever use.
+    pub(crate) fn slots_out(&self) -> usize {
+        let books = self.ledger().lock();
+        self.seating.get().map_or(0, |seat| books.slots_of(seat))
+    }
+
+    fn close_all(&self, mut state: ShortMutexGuard<'_, State<C>>) {
         let idle = state.idle.take_all();
         self.publish(&state);
         drop(state);
         for entry in idle {
             self.discard(entry, Event::Retired);
         }
+    }
+
+    /// Whether anything is open here, or being dialled.
+    pub(crate) fn has_slots(&self) -> bool {
+        self.seating.get().is_some()
     }
 
     /// Connections that rest here, at a glance.
@@ -457,7 +648,7 @@ impl<C> Shared<C> {
         let mut stats = ResourceStats::default();
         if let Some(seat) = self.seating.get() {
             let counts = books.counts_of(seat);
-            stats.idle = state.idle.len();
+            stats.idle = state.idle.len() + self.lent();
             stats.in_use = counts.get(Kind::Connected).saturating_sub(stats.idle);
             stats.dialing = counts.get(Kind::Dialing);
             stats.closing = counts.get(Kind::Closing);
@@ -471,18 +662,19 @@ impl<C> Shared<C> {
         let counts = self.ledger().lock().counts(self.partition().account);
         let (address, elapsed) = (self.address.clone(), clock::now().since(since));
         tracing::debug!(%address, %phase, ?elapsed, %counts, timed_out, "get failed");
-        Box::new(GetDetails { address, phase, elapsed, counts, timed_out })
+        let retry_in = self.state.lock().pace.pause(clock::now());
+        Box::new(GetDetails { address, phase, elapsed, counts, timed_out, retry_in })
     }
 
     /// Whether fewer connections rest here, or are being dialled, than are to be kept.
     pub(crate) fn lacks_idle(&self) -> bool {
-        let stock = self.settings.min_idle.min(self.settings.max_idle);
+        let stock = self.settings.min_idle.get().min(self.settings.max_idle.get());
         if self.resting() >= stock {
             return false; // the usual case, without a lock
         }
         let (books, state) = self.both();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
-        !state.closed && state.idle.len() + dials.saturating_sub(state.dialing.len()) < stock
+        !state.closed && state.idle.len() + self.lent() + dials.saturating_sub(state.dialing.len()) < stock
     }
 }
 
@@ -553,16 +745,33 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn max_conns(&self) -> usize {
-        self.settings.max_conns
+        self.settings.max_conns.get()
+    }
+
+    fn may_dial(&self) -> usize {
+        self.may_dial.load(Ordering::Relaxed)
+    }
+
+    fn coming(&self) -> usize {
+        self.lent()
     }
 
     fn address(&self) -> &Address {
         &self.address
     }
 
-    fn oldest_wait(&self) -> Option<Tick> {
+    fn waits(&self) -> Vec<(Tick, Option<task::Id>)> {
         let state = self.state.lock();
-        state.queued.front().map(|(_, waiter)| waiter.cell.since)
+        let lines = state.queued.iter().chain(state.dialing.iter());
+        lines.map(|(_, waiter)| (waiter.cell.since, waiter.cell.task)).collect()
+    }
+
+    fn last_error(&self) -> Option<DialError> {
+        self.last_error()
+    }
+
+    fn shut(&self) {
+        self.end();
     }
 
     fn unreported_reuse(&self) -> u64 {

@@ -10,21 +10,37 @@ use super::{connect, is_fit};
 
 pub type Pool = managed::Pool<Tcp>;
 
-pub struct Tcp(SocketAddr);
+pub struct Tcp {
+    address: SocketAddr,
+    checks: bool,
+}
 
 impl managed::Manager for Tcp {
     type Type = TcpStream;
     type Error = io::Error;
 
     async fn create(&self) -> io::Result<TcpStream> {
-        connect(self.0).await
+        connect(self.address).await
     }
 
     async fn recycle(&self, stream: &mut TcpStream, _: &Metrics) -> RecycleResult<io::Error> {
-        if is_fit(stream) { Ok(()) } else { Err(RecycleError::message("not fit")) }
+        if !self.checks || is_fit(stream) { Ok(()) } else { Err(RecycleError::message("not fit")) }
     }
 }
 
 pub fn pool(address: SocketAddr, size: usize) -> Pool {
-    Pool::builder(Tcp(address)).max_size(size).build().expect("a pool without timeouts")
+    pool_checking(address, size, true)
+}
+
+pub fn pool_checking(address: SocketAddr, size: usize, checks: bool) -> Pool {
+    Pool::builder(Tcp { address, checks }).max_size(size).build().expect("a pool without timeouts")
+}
+
+pub fn is_reused(object: &managed::Object<Tcp>) -> bool {
+    managed::Object::metrics(object).recycle_count > 0
+}
+
+/// Out of the pool.
+pub fn take(object: managed::Object<Tcp>) -> TcpStream {
+    managed::Object::take(object)
 }

@@ -13,7 +13,14 @@ impl Books {
         let account = &self.accounts[id];
         let for_dials = account.demand - account.applicants_weight;
         let wanted = account.applicants_weight.saturating_add(for_dials.min(self.dial_room(id)));
-        account.counts.total().saturating_add(wanted) > self.own_limit(id).saturating_add(coming)
+        // What is kept for a child, and not what that waits for by itself.
+        let kept = |child: &AccountId| {
+            let child = &self.accounts[*child];
+            child.unused_floor().saturating_sub(child.demand)
+        };
+        let kept: usize = account.children.iter().map(kept).sum();
+        let needed = account.counts.total().saturating_add(wanted).saturating_add(kept);
+        needed > self.own_limit(id).saturating_add(coming)
     }
 
     pub(in crate::budget) fn step(&mut self, in_vain: Option<(AccountId, u64)>) -> Step {

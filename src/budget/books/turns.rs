@@ -13,7 +13,7 @@ const MOST_WANTED: usize = usize::MAX >> 16;
 impl Books {
     /// Puts a caller of `acquire` in line. Fails if it could never be served.
     pub(crate) fn apply(&mut self, id: AccountId, applicant: Applicant) -> Option<Place> {
-        if applicant.weight > self.attainable(id).min(MOST_WANTED) {
+        if self.is_closed(id) || applicant.weight > self.attainable(id).min(MOST_WANTED) {
             return None;
         }
         let place = self.next_place();
@@ -25,6 +25,7 @@ impl Books {
             account.applicants_turn = Some(place);
             account.ring.insert(place, Turn::Applicants);
         }
+        self.each_above(id, |above| above.waiting += 1);
         self.demand_changed(id, 0, weight);
         Some(place)
     }
@@ -39,6 +40,7 @@ impl Books {
         {
             account.ring.remove(turn);
         }
+        self.each_above(id, |above| above.waiting -= 1);
         self.demand_changed(id, applicant.weight, 0);
         Some(applicant)
     }
@@ -59,9 +61,20 @@ impl Books {
         short: &mut Vec<AccountId>,
     ) -> Served {
         let here = self.room(id);
+        let has_floors = self.accounts[id].children.iter().any(|child| self.accounts[*child].floor > 0);
+        // Somebody lacks room: none who came later is served, but children with what is kept for them.
+        let mut blocked = false;
         let mut index = 0;
         while let Some(&(place, turn)) = self.accounts[id].ring.get(index) {
             index += 1;
+            let here = match turn {
+                Turn::Applicants | Turn::Seat(_) if blocked => continue,
+                Turn::Applicants | Turn::Seat(_) => here,
+                Turn::Child(child) if blocked => {
+                    self.room_for(id, Some(child)).min(self.accounts[child].unused_floor())
+                }
+                Turn::Child(child) => self.room_for(id, Some(child)),
+            };
             let weight = match turn {
                 Turn::Applicants => self.accounts[id].applicants.front().map_or(0, |(_, first)| first.weight),
                 Turn::Seat(_) if self.dial_room(id) == 0 => continue,
@@ -79,8 +92,14 @@ impl Books {
                 return Served::Granted(self.refuse(id));
             }
             if weight > here {
-                short.push(id);
-                return Served::Nobody;
+                if !blocked {
+                    short.push(id);
+                }
+                if !has_floors {
+                    return Served::Nobody;
+                }
+                blocked = true;
+                continue;
             }
             if weight > above {
                 return Served::HeldUpAbove(weight);
@@ -125,7 +144,7 @@ impl Books {
     }
 
     /// Tells a caller that its request cannot be granted any more.
-    fn refuse(&mut self, id: AccountId) -> Option<Waker> {
+    pub(super) fn refuse(&mut self, id: AccountId) -> Option<Waker> {
         self.pop_applicant(id)?.cell.grant(None)
     }
 

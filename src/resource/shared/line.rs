@@ -1,17 +1,22 @@
 //! Callers in line at one address, and the dials they count on: who gets in, who leaves, and what a dial's
 //! end means to whom.
 
+use std::io;
 use std::sync::Arc;
+use std::task::Waker;
 
 use tokio::runtime;
 
 use super::{Failure, Grant, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
 use crate::budget::queue::{Cell, Place};
-use crate::budget::slot::{Kind, Lease, Slot};
+use crate::budget::slot::{Kind, Slot};
+use crate::clock::{self, Tick};
 use crate::conn::Entry;
+use crate::dial::SharedLease;
 use crate::error::{DialError, Phase};
 use crate::stats::Event;
+use crate::sync::Ordering;
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
@@ -21,6 +26,10 @@ pub(crate) enum Queued {
     LookAgain(Option<Slot>),
     /// The budget's limit is zero.
     Never,
+    /// The address pauses after failed dials; the last one's error.
+    Paused(DialError, Option<Slot>),
+    /// The budget, or the resource, is closed.
+    Closed(Option<Slot>),
 }
 
 /// What becomes of the slot that a caller brought.
@@ -50,12 +59,15 @@ impl<C> Shared<C> {
     ) -> Left<C> {
         let (mut books, mut state) = self.both();
         let seat = self.seating.get();
-        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.settings.max_conns);
+        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.settings.max_conns.get());
         let phase = if place.is_some_and(|place| state.queued.remove(place).is_some()) {
-            if let Some(seat) = seat {
-                books.sync(seat, state.queued.len());
+            self.sync(&mut books, &state);
+            match state.pace.pause(clock::now()) {
+                _ if busy => Phase::WaitingForAddress,
+                Some(_) => Phase::BackingOff,
+                None if self.waits_to_dial(&books) => Phase::WaitingToDial,
+                None => Phase::WaitingForSlot,
             }
-            if busy { Phase::WaitingForAddress } else { Phase::WaitingForSlot }
         } else {
             place.and_then(|place| state.dialing.remove(place));
             Phase::Dialing
@@ -88,6 +100,11 @@ impl<C> Shared<C> {
         self.state.lock().generation
     }
 
+    /// Why the address pauses.
+    pub(crate) fn failure(&self) -> DialError {
+        self.state.lock().failure()
+    }
+
     pub(crate) fn last_error(&self) -> Option<DialError> {
         self.state.lock().last_error.clone()
     }
@@ -106,7 +123,10 @@ impl<C> Shared<C> {
         if let Some(waiter) = initiator.and_then(|place| state.dialing.get_mut(place)) {
             waiter.orphaned = true;
         }
-        self.requeue_stranded(&mut books, &mut state);
+        state.dial_ended = true;
+        state.pace.succeeded(&self.settings.dialing, left.is_none());
+        state.requeue_stranded(self.dials(&books));
+        self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
         if let Some(waker) = waker {
@@ -119,44 +139,65 @@ impl<C> Shared<C> {
     }
 
     /// A dial failed: its initiator is told if it still waits; else the oldest who waits for a dial, if fewer dials
-    /// are left; else the oldest who queues.
-    pub(crate) fn dial_failed(&self, initiator: Option<Place>, failure: Failure, mut lease: Option<Lease>) {
+    /// are left; else the oldest who queues. Those who wait until the address is well are told of nothing that may
+    /// pass. If the address pauses now, so are all who queue for a dial.
+    pub(crate) fn dial_failed(
+        &self,
+        initiator: Option<Place>,
+        failure: Failure,
+        lease: SharedLease,
+        random: u64,
+    ) {
         self.count(Event::DialFailure);
+        let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
+        // Without pauses there is nothing to wait for.
+        let pauses = !self.settings.dialing.pause.is_zero();
+        let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.patient;
         let mut books = self.ledger().lock();
-        books.undialled(lease.as_mut());
+        books.undialled(lease.lock().as_mut());
         let mut state = self.state.lock();
         let former = match &failure {
             Failure::Error(error) => state.last_error.replace(error.clone()),
-            Failure::Timeout => None,
+            Failure::Timeout | Failure::Paused(_) | Failure::Closed => None,
         };
+        state.dial_ended = true;
+        state.pace.failed(&self.settings.dialing, permanent, clock::now(), random);
         let dials = self.dials(&books);
-        let mut waiter = initiator.and_then(|place| state.dialing.remove(place));
+        let mut waiter = initiator.and_then(|place| Some((place, state.dialing.remove(place)?)));
         if waiter.is_none() {
-            waiter = state.take_stranded(dials).map(|(_, waiter)| waiter);
+            waiter = state.take_stranded(dials);
         }
-        if waiter.is_none() {
-            waiter = state.queued.pop_front().map(|(_, waiter)| waiter);
-            self.sync(&mut books, &state);
+        if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !tells(waiter)) {
+            state.queued.insert(place, Waiter { orphaned: false, ..waiter });
+        } else if waiter.is_none() {
+            waiter = state.queued.remove_first(tells);
         }
-        let waker = waiter.and_then(|waiter| waiter.cell.grant(Grant::Failed(failure)));
+        let mut wakers = Vec::new();
+        if let Some((_, waiter)) = waiter {
+            wakers.extend(waiter.cell.grant(Grant::Failed(failure)));
+        }
+        if state.pace.pause_end().is_some() && !self.has_connections(&books) {
+            let error = state.failure();
+            for waiter in state.queued.remove_all(tells) {
+                wakers.extend(waiter.cell.grant(Grant::Failed(Failure::Paused(error.clone()))));
+            }
+        }
+        self.sync(&mut books, &state);
+        let pauses = state.pace.pause_end().is_some();
         drop(state);
         self.ledger().settle(books);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers.into_iter().for_each(Waker::wake);
         drop((former, lease));
+        if pauses {
+            tracing::debug!(address = %self.address, "dials failed: the address pauses");
+        }
     }
 
     /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
     /// one.
-    pub(crate) fn dial_postponed(
-        &self,
-        initiator: Option<Place>,
-        error: DialError,
-        mut lease: Option<Lease>,
-    ) {
+    pub(crate) fn dial_postponed(&self, initiator: Option<Place>, error: DialError, lease: SharedLease) {
         let mut books = self.ledger().lock();
-        books.undialled(lease.as_mut());
+        books.undialled(lease.lock().as_mut());
         let mut state = self.state.lock();
         let former = state.last_error.replace(error);
         if let Some((place, waiter)) = initiator.and_then(|place| Some((place, state.dialing.remove(place)?)))
@@ -164,17 +205,76 @@ impl<C> Shared<C> {
             state.queued.insert(place, waiter);
             self.sync(&mut books, &state);
         }
-        self.requeue_stranded(&mut books, &mut state);
+        state.requeue_stranded(self.dials(&books));
+        self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
         drop((former, lease));
     }
 
-    /// Callers that wait for a dial queue again if there are fewer dials than they.
-    fn requeue_stranded(&self, books: &mut Books, state: &mut State<C>) {
-        if state.requeue_stranded(self.dials(books)) {
-            self.sync(books, state);
+    /// When to probe the address for those who queue here, if it pauses and nobody has been told to yet. Whoever
+    /// asks has to [probe](Self::probe) it then.
+    pub(crate) fn await_probe(&self) -> Option<Tick> {
+        if self.may_dial.load(Ordering::Relaxed) > 0 {
+            return None; // the usual case, without a lock
         }
+        let mut state = self.state.lock();
+        let end = state.pace.pause_end().filter(|_| !state.probe_awaited && !state.queued.is_empty())?;
+        state.probe_awaited = true;
+        Some(end)
+    }
+
+    /// Whether somebody has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
+    pub(crate) fn await_haste(&self) -> bool {
+        let mut state = self.state.lock();
+        let awaited = state.haste_awaited || state.queued.is_empty();
+        state.haste_awaited |= !awaited;
+        !awaited
+    }
+
+    pub(crate) fn haste_ended(&self) {
+        self.state.lock().haste_awaited = false;
+    }
+
+    /// Some time has passed: if no dial has ended in it, twice as many may be under way, where callers queue for want of them. `false`: nobody does.
+    pub(crate) fn hasten(&self) -> bool {
+        let (mut books, mut state) = self.both();
+        if state.queued.is_empty() {
+            state.haste_awaited = false;
+            return false;
+        }
+        let dials = self.dials(&books);
+        let stalled = !std::mem::take(&mut state.dial_ended);
+        if stalled && dials > 0 && dials >= state.pace.allowed(&self.settings.dialing) {
+            state.pace.urge(2 * dials - 1);
+            self.sync(&mut books, &state);
+        }
+        drop(state);
+        self.ledger().settle(books);
+        true
+    }
+
+    /// Lets one dial probe the address, if its pause ends at `end` or before; whoever waited to say so is gone.
+    pub(crate) fn probe(&self, end: Tick) {
+        let (mut books, mut state) = self.both();
+        state.probe_awaited = false;
+        state.pace.probe(end);
+        self.sync(&mut books, &state);
+        drop(state);
+        self.ledger().settle(books);
+    }
+
+    /// Whether there are slots, but as many dials under way as may be.
+    fn waits_to_dial(&self, books: &Books) -> bool {
+        let account = self.partition().account;
+        let barred =
+            books.dial_room(account) == 0 || self.dials(books) >= self.may_dial.load(Ordering::Relaxed);
+        barred && books.free(account) > 0
+    }
+
+    /// Whether something here may come back.
+    fn has_connections(&self, books: &Books) -> bool {
+        self.seating.get().is_some_and(|seat| books.counts_of(seat).get(Kind::Connected) > 0)
     }
 
     /// Dials under way here.
@@ -182,8 +282,9 @@ impl<C> Shared<C> {
         self.seating.get().map_or(0, |seat| books.dials_of(seat))
     }
 
-    /// Tells the books how many queue here.
-    fn sync(&self, books: &mut Books, state: &State<C>) {
+    /// Tells the books how many queue here, and how many may dial.
+    pub(super) fn sync(&self, books: &mut Books, state: &State<C>) {
+        self.may_dial.store(state.pace.allowed(&self.settings.dialing), Ordering::Relaxed);
         if let Some(seat) = self.seating.get() {
             books.sync(seat, state.queued.len());
         }
@@ -191,6 +292,12 @@ impl<C> Shared<C> {
 }
 
 impl<C> State<C> {
+    /// Why the address pauses.
+    fn failure(&self) -> DialError {
+        let timed_out = || DialError::from(io::Error::new(io::ErrorKind::TimedOut, "dials timed out"));
+        self.last_error.clone().unwrap_or_else(timed_out)
+    }
+
     /// The oldest of those who wait for a dial and have none of their own, if all are more than the dials.
     fn take_stranded(&mut self, dials: usize) -> Option<(Place, Waiter<C>)> {
         if self.dialing.len() <= dials {
@@ -215,17 +322,36 @@ impl<C: Send + 'static> Shared<C> {
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
     pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u64) -> Queued {
         let (mut books, mut state) = self.both();
+        if state.closed || books.is_closed(self.partition().account) {
+            return Queued::Closed(brought);
+        }
         if state.rests != rests && !waiter.fresh {
             return Queued::LookAgain(brought);
         }
         if brought.is_none() && books.attainable(self.partition().account) == 0 {
             return Queued::Never;
         }
+        let now = clock::now();
+        state.pace.probe(now);
+        if state.pace.pause(now).is_some() && !waiter.patient && !self.has_connections(&books) {
+            let first =
+                state.pace.pause_end().is_none() && state.queued.is_empty() && self.dials(&books) == 0;
+            if !first {
+                return Queued::Paused(state.failure(), brought);
+            }
+        }
         let seat = books.be_seated(self);
+        if state.queued.is_empty() && state.dialing.is_empty() {
+            state.pace.begin(&self.settings.dialing);
+        }
+        if waiter.immediate {
+            state.pace.urge(books.dials_of(seat));
+        }
+        self.may_dial.store(state.pace.allowed(&self.settings.dialing), Ordering::Relaxed);
         state.last_place += 1;
         let place = state.last_place;
         // One that wants none of the idle ones needs their room if the address has no other.
-        let surplus = match waiter.fresh && books.slots_of(seat) >= self.settings.max_conns {
+        let surplus = match waiter.fresh && books.slots_of(seat) >= self.settings.max_conns.get() {
             true => state.idle.take_oldest(),
             false => None,
         };
@@ -267,21 +393,31 @@ impl<C: Send + 'static> Shared<C> {
     }
 
     fn may_dial_with(&self, books: &Books, seat: SeatId, slot: &Slot) -> bool {
-        let another = books.slots_of(seat) < self.settings.max_conns || slot.sits_at(seat);
-        another && books.dial_room(self.partition().account) > 0
+        let another = books.slots_of(seat) < self.settings.max_conns.get() || slot.sits_at(seat);
+        let well = self.may_dial.load(Ordering::Relaxed) > 0;
+        another
+            && well
+            && books.dials_of(seat) < self.settings.dialing.most
+            && books.dial_room(self.partition().account) > 0
     }
 
     /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
     pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
         let mut books = self.ledger().lock();
         let account = self.partition().account;
-        if self.ledger().is_pressed() || books.free(account) == 0 || books.dial_room(account) == 0 {
+        if books.is_closed(account)
+            || self.ledger().is_pressed()
+            || books.free(account) == 0
+            || books.dial_room(account) == 0
+        {
+            return None;
+        }
+        let (slots, dials) =
+            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
+        if slots >= self.settings.max_conns.get() || dials >= self.may_dial.load(Ordering::Relaxed) {
             return None;
         }
         let seat = books.be_seated(self);
-        if books.slots_of(seat) >= self.settings.max_conns {
-            return None;
-        }
         Some(books.take_slot(self.partition(), seat))
     }
 }

@@ -1,0 +1,345 @@
+//! The one background task of a budget that looks after idle connections: closes them when their time is over, and
+//! when their peer closes them, which their streams tell.
+//!
+//! An address is *fresh* while something rests there that has not rested for long: the task looks at it every now
+//! and then. What has rested for a while is *watched*: its stream wakes the task, and nobody looks at it until then.
+//! So what is constantly reused costs a look now and then, and what rests costs nothing.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::clock::{self, Tick};
+
+/// How often fresh addresses are looked at.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// How long the task stays when there is nothing to do, and how often it shows that it is alive.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// When the task has not been seen for so long, its runtime is not being driven: another takes its place.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(3);
+
+/// Ends of idle connections' time are kept by this grain.
+const GRAIN: Duration = Duration::from_millis(64);
+
+/// How many addresses are looked at before other tasks have their turn.
+const BATCH: usize = 64;
+
+/// An address, as the keeper knows it. Called without locks.
+pub(crate) trait Tended: Send + Sync {
+    /// Closes what has rested for too long or is too old; watches what has rested for a while.
+    fn tend(&self, keeper: &Arc<Keeper>, now: Tick) -> Findings;
+    /// Looks at those whose stream has rung.
+    fn answer(&self);
+    /// Dials for its stock, if that has become too small.
+    fn restock(self: Arc<Self>);
+}
+
+/// What is to be done about an address next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    /// Something rests there that is not watched.
+    pub(crate) fresh: bool,
+    /// When somebody's time is over, unless the keeper knows of an earlier one.
+    pub(crate) due: Option<Tick>,
+}
+
+/// What the task of a budget and the addresses have in common. Holds no address, and keeps no runtime.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    /// Held for a few instructions; no other lock is taken under it, and nothing of the user's runs.
+    desk: Mutex<Desk>,
+    news: Notify,
+    /// Connections that rest and are watched.
+    watched: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Desk {
+    /// Addresses where something rests that is not watched.
+    fresh: Vec<Weak<dyn Tended>>,
+    /// Addresses whose streams have rung.
+    rung: Vec<Weak<dyn Tended>>,
+    /// Addresses by when somebody's time is over there.
+    due: BTreeMap<Tick, Vec<Weak<dyn Tended>>>,
+    /// Addresses whose turn it is to be looked at.
+    turn: Vec<Weak<dyn Tended>>,
+    /// When the fresh ones have their turn.
+    next_round: Option<Tick>,
+    idle_since: Option<Tick>,
+    task: Option<Running>,
+    /// Counts tasks, so that one that was given up knows.
+    epoch: u64,
+    /// Another runtime from which addresses come, in case the task's own ends.
+    standby: Option<Handle>,
+    closed: bool,
+}
+
+struct Running {
+    runtime: Id,
+    seen: Tick,
+}
+
+impl Keeper {
+    /// Something rests at an address that the task does not know to be fresh.
+    pub(crate) fn take_in(self: &Arc<Self>, address: Weak<dyn Tended>) {
+        let here = Handle::try_current().ok();
+        let now = clock::now();
+        let mut desk = self.desk.lock();
+        let first = desk.fresh.is_empty();
+        desk.fresh.push(address);
+        let shift = desk.hire(here, now).map(|(runtime, epoch)| (runtime, self.shift(epoch)));
+        drop(desk);
+        match shift {
+            Some((runtime, shift)) => drop(runtime.spawn(shift.work())),
+            None if first => self.news.notify_one(),
+            None => {}
+        }
+    }
+
+    /// Connections are dialled on this runtime: the task may need it when its own ends.
+    pub(crate) fn meet(self: &Arc<Self>, runtime: &Handle) {
+        let shift = {
+            let mut desk = self.desk.lock();
+            let known = desk.task.as_ref().is_some_and(|task| task.runtime == runtime.id());
+            let busy = !desk.fresh.is_empty() || self.watched.load(Ordering::Relaxed) > 0;
+            if known || !busy {
+                return;
+            }
+            desk.hire(Some(runtime.clone()), clock::now()).map(|(_, epoch)| self.shift(epoch))
+        };
+        if let Some(shift) = shift {
+            runtime.spawn(shift.work());
+        }
+    }
+
+    fn shift(self: &Arc<Self>, epoch: u64) -> Shift {
+        Shift { keeper: Arc::clone(self), epoch }
+    }
+
+    fn ring(&self, address: Weak<dyn Tended>) {
+        let mut desk = self.desk.lock();
+        let first = desk.rung.is_empty();
+        desk.rung.push(address);
+        drop(desk);
+        if first {
+            self.news.notify_one();
+        }
+    }
+
+    /// The budget is gone, and with it its addresses.
+    pub(crate) fn close(&self) {
+        let standby = {
+            let mut desk = self.desk.lock();
+            desk.closed = true;
+            desk.standby.take()
+        };
+        drop(standby);
+        self.news.notify_one();
+    }
+}
+
+impl Desk {
+    /// A runtime for a task, and its number, if there is none at work.
+    fn hire(&mut self, here: Option<Handle>, now: Tick) -> Option<(Handle, u64)> {
+        if self.closed {
+            return None;
+        }
+        if let Some(task) = &self.task {
+            let elsewhere = here.as_ref().filter(|here| here.id() != task.runtime)?;
+            if now.since(task.seen) < GIVEN_UP_AFTER {
+                self.standby.get_or_insert_with(|| elsewhere.clone());
+                return None;
+            }
+        }
+        let runtime = here.or_else(|| self.standby.take())?;
+        self.epoch += 1;
+        self.task = Some(Running { runtime: runtime.id(), seen: now });
+        Some((runtime, self.epoch))
+    }
+
+    /// What is to be done now, and how long there is nothing to do after that. `None`: nothing will be.
+    fn assign(&mut self, watched: usize, now: Tick) -> Option<Assignment> {
+        if !self.fresh.is_empty() {
+            let next_round = *self.next_round.get_or_insert_with(|| now.after(ROUND));
+            if now >= next_round {
+                self.turn.append(&mut self.fresh);
+                self.next_round = None;
+            }
+        }
+        while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
+            self.turn.append(&mut entry.remove());
+        }
+        let batch = |from: &mut Vec<_>| from.split_off(from.len().saturating_sub(BATCH));
+        let (answer, tend) = (batch(&mut self.rung), batch(&mut self.turn));
+        let busy = watched > 0 || !(self.fresh.is_empty() && tend.is_empty() && answer.is_empty());
+        let idle_since = *self.idle_since.get_or_insert(now);
+        if busy {
+            self.idle_since = None;
+        } else if now.since(idle_since) >= LINGER {
+            (self.task, self.idle_since) = (None, None);
+            return None;
+        }
+        let more = !self.turn.is_empty() || !self.rung.is_empty();
+        Some(Assignment { answer, tend, more })
+    }
+
+    fn nap(&self, now: Tick) -> Duration {
+        let next = [self.next_round, self.due.first_key_value().map(|(end, _)| *end)];
+        let next = next.into_iter().flatten().map(|next| next.since(now)).min();
+        next.map_or(LINGER, |next| next.min(LINGER))
+    }
+}
+
+struct Assignment {
+    answer: Vec<Weak<dyn Tended>>,
+    tend: Vec<Weak<dyn Tended>>,
+    more: bool,
+}
+
+/// One task's time at work, until it has nothing to do, or its runtime ends, or another has taken its place.
+struct Shift {
+    keeper: Arc<Keeper>,
+    epoch: u64,
+}
+
+impl Shift {
+    async fn work(self) {
+        while let Some(Assignment { answer, tend, more }) = self.report() {
+            // No await before all of them are seen to.
+            for address in answer.iter().filter_map(Weak::upgrade) {
+                address.answer();
+            }
+            let now = clock::now();
+            let findings: Vec<_> = tend
+                .into_iter()
+                .filter_map(|address| Some((address.upgrade()?.tend(&self.keeper, now), address)))
+                .collect();
+            if self.note(findings) || more {
+                yield_now().await;
+                continue;
+            }
+            // A timer that is a moment early would find the clock a tick behind.
+            let nap = self.keeper.desk.lock().nap(clock::now()) + clock::resolution();
+            let _news_or_not = timeout(nap, self.keeper.news.notified()).await;
+        }
+    }
+
+    /// Says that it is at work, and asks for more.
+    fn report(&self) -> Option<Assignment> {
+        let now = clock::now();
+        let mut desk = self.keeper.desk.lock();
+        if desk.epoch != self.epoch || desk.closed {
+            return None;
+        }
+        if let Some(task) = &mut desk.task {
+            task.seen = now;
+        }
+        desk.assign(self.keeper.watched.load(Ordering::Relaxed), now)
+    }
+
+    /// Notes what was found. Returns whether there is more to do at once.
+    fn note(&self, findings: Vec<(Findings, Weak<dyn Tended>)>) -> bool {
+        let mut desk = self.keeper.desk.lock();
+        for (Findings { fresh, due }, address) in findings {
+            if let Some(end) = due {
+                desk.due.entry(end.round_up(GRAIN)).or_default().push(Weak::clone(&address));
+            }
+            if fresh {
+                desk.fresh.push(address);
+            }
+        }
+        if !desk.fresh.is_empty() {
+            desk.next_round.get_or_insert_with(|| clock::now().after(ROUND));
+        }
+        !desk.rung.is_empty()
+    }
+}
+
+impl Drop for Shift {
+    fn drop(&mut self) {
+        let next = {
+            let mut desk = self.keeper.desk.lock();
+            if desk.epoch != self.epoch || desk.task.is_none() {
+                return;
+            }
+            // Its runtime has ended.
+            desk.task = None;
+            let standby = desk.standby.take();
+            standby.and_then(|runtime| desk.hire(Some(runtime), clock::now()))
+        };
+        if let Some((runtime, epoch)) = next {
+            runtime.spawn(self.keeper.shift(epoch).work());
+        }
+    }
+}
+
+/// What the streams of one address ring. The keeper is told once, until it answers.
+pub(crate) struct Bell {
+    rung: AtomicBool,
+    address: Weak<dyn Tended>,
+    keeper: Arc<Keeper>,
+}
+
+impl Bell {
+    pub(crate) fn new(address: Weak<dyn Tended>, keeper: &Arc<Keeper>) -> Arc<Self> {
+        Arc::new(Self { rung: AtomicBool::new(false), address, keeper: Arc::clone(keeper) })
+    }
+
+    /// Rings are told again from now on: look at the connections afterwards.
+    pub(crate) fn answer(&self) {
+        self.rung.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What one stream wakes.
+struct Alarm {
+    rung: AtomicBool,
+    bell: Arc<Bell>,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        // This one first: whoever answers the bell looks at it after that (see `Bell::answer`).
+        self.rung.store(true, Ordering::SeqCst);
+        if !self.bell.rung.swap(true, Ordering::SeqCst) {
+            self.bell.keeper.ring(Weak::clone(&self.bell.address));
+        }
+    }
+}
+
+/// A connection at rest that is watched, for as long as it rests.
+pub(crate) struct Watch(Arc<Alarm>);
+
+impl Watch {
+    pub(crate) fn begin(bell: &Arc<Bell>) -> Self {
+        bell.keeper.watched.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Alarm { rung: AtomicBool::new(false), bell: Arc::clone(bell) }))
+    }
+
+    /// The connection is about to be looked at: what it is to wake when something changes after that.
+    pub(crate) fn begin_look(&self) -> Waker {
+        self.0.rung.store(false, Ordering::SeqCst);
+        Waker::from(Arc::clone(&self.0))
+    }
+
+    /// Whether it has rung since it was looked at last.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.0.rung.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.bell.keeper.watched.fetch_sub(1, Ordering::Relaxed);
+    }
+}
