@@ -1,54 +1,21 @@
 //! The TCP dialer where each test has the process to itself: no descriptor left, and no port but one's own.
 
+#[path = "support/descriptors.rs"]
+mod descriptors;
 #[path = "support/names.rs"]
 mod names;
 mod support;
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::Duration;
 
+use descriptors::{Filled, alone};
 use fdpool::dial::Tcp;
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext};
 use names::{BlackHole, Script, listen, sockets_to_port};
 use rustix::io::Errno;
 use support::assert_at_rest;
-
-/// Runs a test while no other of this file does, its runtime's making included.
-fn alone(test: impl Future<Output = ()>) {
-    static PROCESS: Mutex<()> = Mutex::new(());
-    let _alone = PROCESS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
-}
-
-/// All descriptors the process may have but a few are open, until this is dropped.
-struct Filled {
-    soft: u64,
-    files: Vec<File>,
-}
-
-impl Filled {
-    fn leaving(free: usize) -> Self {
-        let (soft, hard) = rlimit::Resource::NOFILE.get().unwrap();
-        rlimit::Resource::NOFILE.set(256, hard).unwrap();
-        let mut files = Vec::new();
-        while let Ok(file) = File::open("/dev/null") {
-            files.push(file);
-        }
-        files.truncate(files.len() - free);
-        Self { soft, files }
-    }
-}
-
-impl Drop for Filled {
-    fn drop(&mut self) {
-        self.files.clear();
-        let (_, hard) = rlimit::Resource::NOFILE.get().unwrap();
-        rlimit::Resource::NOFILE.set(self.soft, hard).unwrap();
-    }
-}
 
 #[test]
 fn a_racing_attempt_without_descriptor_ends_the_race_at_once() {
