@@ -229,6 +229,15 @@ impl<C> Clone for ConnResource<C> {
     }
 }
 
+#[cfg(fdpool_loom)]
+impl<C: Send + 'static> ConnResource<C> {
+    /// One look of the keeper's, whose task no model drives.
+    pub fn look_after_idle(&self) {
+        let shared = &self.handle.shared;
+        shared.tend(&shared.ledger().keeper, crate::clock::now());
+    }
+}
+
 impl<C> fmt::Debug for ConnResource<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnResource")

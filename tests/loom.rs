@@ -10,7 +10,8 @@ use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fdpool::dial::CheckContext;
 use fdpool::{
@@ -50,6 +51,8 @@ struct World {
     dials: AtomicUsize,
     /// Set by the model; connections remember in which they were dialled. Loom's: it may come at any step.
     epoch: loom::sync::atomic::AtomicUsize,
+    /// The peers have closed what was dialled until now, which only the keeper finds.
+    hung_up: std::sync::atomic::AtomicBool,
 }
 
 impl World {
@@ -60,6 +63,7 @@ impl World {
             open,
             dials,
             epoch: loom::sync::atomic::AtomicUsize::new(0),
+            hung_up: Default::default(),
         })
     }
 
@@ -77,6 +81,14 @@ impl World {
         get(&resource).put();
         let conn = resource.try_get().expect("the one just put");
         (resource, conn)
+    }
+
+    /// A resource with one idle connection that the keeper has not looked at for a while.
+    fn rested(self: &Arc<Self>, address: &str) -> ConnResource<Fake> {
+        let (resource, conn) = self.warm(address);
+        conn.put();
+        block_on(tokio::time::advance(Duration::from_secs(1)));
+        resource
     }
 
     fn dials(&self) -> usize {
@@ -145,6 +157,14 @@ impl Dial for Dialer {
     fn check(&self, conn: &mut Fake, _: &CheckContext) -> Fitness {
         conn.touch();
         Fitness::Fit
+    }
+
+    fn poll_idle(&self, conn: &mut Fake, _: &mut Context<'_>) -> Poll<Fitness> {
+        conn.touch();
+        match self.world.hung_up.load(Ordering::Relaxed) {
+            true => Poll::Ready(Fitness::Closed),
+            false => Poll::Pending,
+        }
     }
 }
 
@@ -305,6 +325,68 @@ fn what_is_handed_to_one_who_leaves_goes_to_the_next_elsewhere() {
         block_on(next).unwrap().put();
         closer.join().unwrap();
         leaving.join().unwrap();
+        world.assert_at_rest();
+    });
+}
+
+// ---- the keeper's look at an idle one against who wants it
+
+#[test]
+fn nobody_dials_for_what_is_only_looked_at() {
+    model(4, || {
+        let world = World::new(2);
+        let a = world.rested("a");
+        let keeper = {
+            let a = a.clone();
+            thread::spawn(move || a.look_after_idle())
+        };
+        get(&a).put();
+        keeper.join().unwrap();
+        assert_eq!(world.dials(), 1, "it comes back presently");
+        world.assert_at_rest();
+    });
+}
+
+#[test]
+fn who_waits_for_what_is_looked_at_dials_when_it_has_gone() {
+    model(4, || {
+        let world = World::new(2);
+        let a = world.rested("a");
+        world.hung_up.store(true, Ordering::Relaxed);
+        let keeper = {
+            let a = a.clone();
+            thread::spawn(move || a.look_after_idle())
+        };
+        get(&a).put();
+        keeper.join().unwrap();
+        world.assert_at_rest();
+    });
+}
+
+#[test]
+fn who_waits_at_another_address_gets_the_slot_of_what_is_looked_at() {
+    model(3, || {
+        let world = World::new(1);
+        let (a, b) = (world.rested("a"), world.resource("b"));
+        let keeper = thread::spawn(move || a.look_after_idle());
+        get(&b).put();
+        keeper.join().unwrap();
+        world.assert_at_rest();
+    });
+}
+
+#[test]
+fn what_is_looked_at_does_not_outlive_being_told_to_close() {
+    model(4, || {
+        let world = World::new(1);
+        let a = world.rested("a");
+        let keeper = {
+            let a = a.clone();
+            thread::spawn(move || a.look_after_idle())
+        };
+        a.schedule_close();
+        keeper.join().unwrap();
+        assert_eq!((a.stats().idle, a.try_get().is_none()), (0, true));
         world.assert_at_rest();
     });
 }

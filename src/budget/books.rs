@@ -1,6 +1,6 @@
 //! The books of a budget and its children: how many slots each has out, and which addresses have them.
-//! Decides and keeps count; who is served is in [`turns`], who has to go in [`evict`]. Takes no lock but
-//! those of members and cells, wakes nobody, closes nothing.
+//! Decides and keeps count; what there is to give is in [`limits`], who wants it in [`seats`], who is served in
+//! [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes nothing.
 
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -8,18 +8,21 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::audit::Audit;
-use super::ledger::{Member, Partition, Seating, Victim};
+use super::ledger::{Member, Partition, Victim};
 use super::members::Members;
 use super::queue::{Cell, Line, Place};
 use super::reclaim::{Asked, Participants};
 use super::slot::{Claim, Elsewhere, Kind, Lease, Slot};
 use super::victim::Sampler;
-use crate::clock::Tick;
 use crate::limit;
 use crate::stats::BudgetCounts;
 
 mod evict;
+mod limits;
+mod seats;
 mod turns;
+
+pub(crate) use seats::Seat;
 
 pub(crate) type AccountId = usize;
 pub(crate) type SeatId = usize;
@@ -53,25 +56,10 @@ pub(crate) struct Books {
     tidings: u64,
     /// Members that left their seat, to be dropped after the lock.
     departed: Vec<Arc<dyn Member>>,
+    /// Slots that nobody wanted after all, likewise.
+    unclaimed: Vec<Slot>,
     /// How many wait for the end of a close.
     closings: usize,
-}
-
-/// One address in the books: it has slots out, or waits for some.
-pub(crate) struct Seat {
-    pub(crate) member: Arc<dyn Member>,
-    account: AccountId,
-    pub(crate) counts: Counts,
-    /// Callers that queue at the address for a slot.
-    queued: usize,
-    /// How many of them `max_conns` lets have one.
-    waiting: usize,
-    /// How many of these may dial now.
-    demand: usize,
-    /// Its place in the turns, while somebody queues. Kept while `max_conns` bars it from the ring.
-    turn: Option<Place>,
-    /// Where it is among the account's members, while it has slots.
-    pub(super) index: Option<usize>,
 }
 
 /// Slots out, by use.
@@ -224,8 +212,8 @@ impl Books {
     }
 
     /// To be dropped after the lock.
-    pub(super) fn take_departed(&mut self) -> Vec<Arc<dyn Member>> {
-        std::mem::take(&mut self.departed)
+    pub(super) fn take_departed(&mut self) -> (Vec<Arc<dyn Member>>, Vec<Slot>) {
+        (std::mem::take(&mut self.departed), std::mem::take(&mut self.unclaimed))
     }
 
     fn each_above(&mut self, account: AccountId, mut change: impl FnMut(&mut Account)) {
@@ -235,50 +223,6 @@ impl Books {
             change(account);
             next = account.parent;
         }
-    }
-
-    pub(crate) fn limit(&self, account: AccountId) -> usize {
-        self.accounts[account].limit
-    }
-
-    /// Slots that an account, by itself, may have out now.
-    pub(super) fn own_limit(&self, account: AccountId) -> usize {
-        let limit = self.limit(account);
-        if self.accounts[account].closed {
-            0
-        } else if account == ROOT {
-            self.audit.effective(limit)
-        } else {
-            limit
-        }
-    }
-
-    /// The same, and no more than those above it.
-    pub(crate) fn effective_limit(&self, account: AccountId) -> usize {
-        self.least_above(account, |id| self.own_limit(id))
-    }
-
-    /// Slots an account has to give, whatever those above it have, but for those kept for its children.
-    fn room(&self, account: AccountId) -> usize {
-        self.room_for(account, None)
-    }
-
-    /// The same, for one of its children, which may have what is kept for it.
-    fn room_for(&self, account: AccountId, child: Option<AccountId>) -> usize {
-        let of = &self.accounts[account];
-        let others = of.children.iter().filter(|other| Some(**other) != child);
-        let kept: usize = others.map(|other| self.accounts[*other].unused_floor()).sum();
-        self.own_limit(account).saturating_sub(of.counts.total().saturating_add(kept))
-    }
-
-    /// Slots to give in an account and all above it.
-    pub(crate) fn free(&self, account: AccountId) -> usize {
-        let (mut free, mut below) = (self.room(account), account);
-        while let Some(id) = self.accounts[below].parent {
-            free = free.min(self.room_for(id, Some(below)));
-            below = id;
-        }
-        free
     }
 
     /// Closes an account and all below it: nobody gets in line there any more, and who waits for slots is told.
@@ -308,11 +252,6 @@ impl Books {
         false
     }
 
-    /// Slots that are kept for children, and not used by them.
-    pub(super) fn kept(&self, account: AccountId) -> usize {
-        self.accounts[account].children.iter().map(|child| self.accounts[*child].unused_floor()).sum()
-    }
-
     pub(super) fn slots_out(&self, account: AccountId) -> usize {
         self.accounts[account].counts.total()
     }
@@ -323,88 +262,6 @@ impl Books {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closings > 0
-    }
-
-    /// Slots that a request may ever hope for: not those that are kept for others.
-    pub(crate) fn attainable(&self, account: AccountId) -> usize {
-        let (mut least, mut below, mut next) = (usize::MAX, None, Some(account));
-        while let Some(id) = next {
-            let others = self.accounts[id].children.iter().filter(|child| Some(**child) != below);
-            let kept = others.fold(0, |kept: usize, child| kept.saturating_add(self.accounts[*child].floor));
-            least = least.min(self.limit(id).saturating_sub(kept));
-            (below, next) = (Some(id), self.accounts[id].parent);
-        }
-        least
-    }
-
-    /// How many dials may begin besides those under way.
-    pub(crate) fn dial_room(&self, account: AccountId) -> usize {
-        let of = |account: &Account| account.max_dialing.saturating_sub(account.counts.get(Kind::Dialing));
-        self.least_above(account, |id| of(&self.accounts[id]))
-    }
-
-    fn least_above(&self, account: AccountId, of: impl Fn(AccountId) -> usize) -> usize {
-        let mut least = of(account);
-        let mut next = self.accounts[account].parent;
-        while let Some(id) = next {
-            least = least.min(of(id));
-            next = self.accounts[id].parent;
-        }
-        least
-    }
-
-    pub(crate) fn set_limit(&mut self, account: AccountId, limit: usize) {
-        self.accounts[account].limit = limit;
-        self.recheck(account);
-    }
-
-    /// A dial found no descriptor, which means that those of the others are all there are.
-    pub(super) fn ran_out(&mut self, now: Tick) {
-        let root = &self.accounts[ROOT];
-        self.audit.ran_out(root.limit, root.counts.total().saturating_sub(1), now);
-        self.recheck(ROOT);
-    }
-
-    /// Gives back what running out of descriptors took, as far as it is due.
-    pub(crate) fn grow(&mut self, now: Tick) {
-        if self.audit.grow(self.accounts[ROOT].limit, now) {
-            self.recheck(ROOT);
-        }
-    }
-
-    /// So many slots are what the rest of the process leaves.
-    pub(super) fn leave(&mut self, ceiling: usize) {
-        if self.audit.leave(ceiling) {
-            self.recheck(ROOT);
-        }
-    }
-
-    pub(super) fn is_lowered(&self) -> bool {
-        self.audit.is_lowered(self.accounts[ROOT].limit)
-    }
-
-    /// Gives all of it back.
-    pub(super) fn restore(&mut self) {
-        self.audit.forget();
-        self.recheck(ROOT);
-    }
-
-    /// Keeps account of whether an account is over its limit.
-    fn recheck(&mut self, account: AccountId) {
-        let over = self.accounts[account].counts.total() > self.own_limit(account);
-        let before = std::mem::replace(&mut self.accounts[account].over, over);
-        self.over = self.over + usize::from(over) - usize::from(before);
-    }
-
-    pub(crate) fn is_over(&self, account: AccountId) -> bool {
-        let mut next = Some(account);
-        while let Some(id) = next {
-            if self.accounts[id].over {
-                return true;
-            }
-            next = self.accounts[id].parent;
-        }
-        false
     }
 
     /// Counts slots out. What grants them has looked for room in the same critical section (I1).
@@ -430,14 +287,6 @@ impl Books {
             self.sync(seat, self.seats[seat].queued);
         }
         self.recheck_above(account);
-    }
-
-    fn recheck_above(&mut self, account: AccountId) {
-        let mut next = Some(account);
-        while let Some(id) = next {
-            self.recheck(id);
-            next = self.accounts[id].parent;
-        }
     }
 
     /// Takes a dropped slot back.
@@ -526,104 +375,6 @@ impl Books {
         }
     }
 
-    pub(crate) fn counts_of(&self, seat: SeatId) -> Counts {
-        self.seats[seat].counts
-    }
-
-    /// Slots that an address has, of whatever use.
-    pub(crate) fn slots_of(&self, seat: SeatId) -> usize {
-        self.seats[seat].counts.total()
-    }
-
-    pub(crate) fn dials_of(&self, seat: SeatId) -> usize {
-        self.seats[seat].counts.get(Kind::Dialing)
-    }
-
-    /// The seat of a member that is about to queue or to take a slot.
-    pub(crate) fn be_seated<M: Member + 'static>(&mut self, member: &Arc<M>) -> SeatId {
-        if let Some(seat) = member.seating().get() {
-            return seat;
-        }
-        let member: Arc<dyn Member> = Arc::<M>::clone(member);
-        let account = member.partition().account;
-        let entry = self.seats.vacant_entry();
-        let seat = entry.key();
-        member.seating().set(Some(seat));
-        entry.insert(Seat {
-            member,
-            account,
-            counts: Counts::default(),
-            queued: 0,
-            waiting: 0,
-            demand: 0,
-            turn: None,
-            index: None,
-        });
-        seat
-    }
-
-    /// Brings the books in line with how many queue at an address, and with what `max_conns` and its dials under way
-    /// let them have. Frees the seat when nothing is left of either.
-    pub(crate) fn sync(&mut self, id: SeatId, queued: usize) {
-        let seat = &self.seats[id];
-        let (account, turn, before, waited) = (seat.account, seat.turn, seat.demand, seat.waiting);
-        let waiting = queued.min(seat.member.max_conns().saturating_sub(seat.counts.total()));
-        let wanting = waiting.saturating_sub(seat.member.coming());
-        let demand = wanting.min(seat.member.may_dial().saturating_sub(seat.counts.get(Kind::Dialing)));
-        if waiting != waited {
-            self.each_above(account, |above| above.waiting = above.waiting - waited + waiting);
-        }
-        let new_turn = match (queued, turn) {
-            (0, _) => None,
-            (_, Some(turn)) => Some(turn),
-            (_, None) => Some(self.next_place()),
-        };
-        if before > 0
-            && (demand == 0 || new_turn != turn)
-            && let Some(turn) = turn
-        {
-            self.accounts[account].ring.remove(turn);
-        }
-        if demand > 0
-            && (before == 0 || new_turn != turn)
-            && let Some(turn) = new_turn
-        {
-            self.accounts[account].ring.insert(turn, Turn::Seat(id));
-        }
-        let seat = &mut self.seats[id];
-        (seat.queued, seat.waiting, seat.demand, seat.turn) = (queued, waiting, demand, new_turn);
-        self.demand_changed(account, before, demand);
-        let seat = &self.seats[id];
-        if seat.counts.total() == 0 {
-            if let Some(index) = seat.index {
-                let seats = &mut self.seats;
-                self.accounts[account].members.leave(index, |moved, index| seats[moved].index = Some(index));
-                self.seats[id].index = None;
-                self.seats[id].member.cooled();
-            }
-            if queued == 0 {
-                let seat = self.seats.remove(id);
-                seat.member.seating().set(None);
-                self.departed.push(seat.member);
-            }
-        }
-    }
-
-    /// The address has had its turn: it goes behind the others.
-    pub(crate) fn had_turn(&mut self, id: SeatId) {
-        let seat = &self.seats[id];
-        let (account, turn, demand) = (seat.account, seat.turn, seat.demand);
-        if let Some(turn) = turn {
-            let next = self.next_place();
-            if demand > 0 {
-                let ring = &mut self.accounts[account].ring;
-                ring.remove(turn);
-                ring.insert(next, Turn::Seat(id));
-            }
-            self.seats[id].turn = Some(next);
-        }
-    }
-
     fn next_place(&mut self) -> Place {
         self.last_place += 1;
         self.last_place
@@ -654,22 +405,6 @@ impl Books {
         }
     }
 
-    /// The address has something idle again, after [`Member::evict`] or [`Member::cooled`].
-    pub(crate) fn heat(&mut self, seating: &Seating) {
-        let Some(id) = seating.get() else { return };
-        if let Seat { index: Some(index), account, .. } = self.seats[id] {
-            let seats = &mut self.seats;
-            self.accounts[account].members.heat(index, |moved, index| seats[moved].index = Some(index));
-        }
-    }
-
-    fn cool(&mut self, id: SeatId) {
-        if let Seat { index: Some(index), account, .. } = self.seats[id] {
-            let seats = &mut self.seats;
-            self.accounts[account].members.cool(index, |moved, index| seats[moved].index = Some(index));
-        }
-    }
-
     pub(super) fn participants(&mut self, account: AccountId) -> &mut Participants {
         &mut self.accounts[account].participants
     }
@@ -693,12 +428,6 @@ impl Books {
             held: account.counts.get(Kind::Held),
             waiting: account.waiting,
         }
-    }
-
-    /// Everybody who has a slot of an account, or of one below it, or waits for one.
-    pub(crate) fn seats_of(&self, account: AccountId) -> impl Iterator<Item = &Seat> {
-        let tree = self.tree(account);
-        self.seats.iter().map(|(_, seat)| seat).filter(move |seat| tree.contains(&seat.account))
     }
 
     pub(crate) fn applicants_of(&self, account: AccountId) -> impl Iterator<Item = &Applicant> {

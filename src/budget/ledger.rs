@@ -32,8 +32,8 @@ pub(crate) trait Member: Send + Sync {
     /// Gives up the idle connection that can be spared best. `None`: it has none, and will call
     /// [`Books::heat`] when it has one again.
     fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>>;
-    /// Hands a slot to the oldest of those who queue here, of whom there is one.
-    fn serve(&self, slot: Slot) -> Option<Waker>;
+    /// Hands a slot to the oldest of those who queue here. `Err`: nobody does.
+    fn serve(&self, slot: Slot) -> Result<Option<Waker>, Slot>;
     /// A slot to dial with came back unused, and so many dials are left. If fewer than callers who wait for one,
     /// they queue for slots again; returns how many queue then.
     fn dial_ended(&self, dials: usize) -> Option<usize>;

@@ -8,6 +8,43 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::address::Address;
 use crate::error::DialError;
 
+/// Makes a dialer of one that reaches its `proxy` with its `inner` dialer and then shakes hands in `connect`: the
+/// connection is the inner dialer's, and all that is asked of it later is asked of that one.
+macro_rules! dial_through_proxy {
+    ($dialer:ident, $kind:literal) => {
+        impl<D: Dial> Dial for $dialer<D>
+        where
+            D::Conn: AsyncRead + AsyncWrite + Unpin,
+        {
+            type Conn = D::Conn;
+
+            async fn dial(&self, address: &Address, cx: &DialContext) -> Result<D::Conn, DialError> {
+                self.connect(address, cx).await.map_err(|failed| failed.at($kind, &self.proxy, address))
+            }
+
+            fn check(&self, conn: &mut D::Conn, cx: &CheckContext) -> Fitness {
+                self.inner.check(conn, cx)
+            }
+
+            fn poll_idle(&self, conn: &mut D::Conn, cx: &mut Context<'_>) -> Poll<Fitness> {
+                self.inner.poll_idle(conn, cx)
+            }
+
+            fn watch(&self, _address: &Address) -> Option<Watch> {
+                self.inner.watch(&self.proxy)
+            }
+
+            fn is_current(&self, _address: &Address, conn: &D::Conn) -> bool {
+                self.inner.is_current(&self.proxy, conn)
+            }
+
+            fn close(&self, conn: D::Conn) {
+                self.inner.close(conn);
+            }
+        }
+    };
+}
+
 #[cfg(feature = "http-proxy")]
 mod http;
 mod socks;

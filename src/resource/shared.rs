@@ -5,35 +5,36 @@
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use tokio::runtime::Handle;
+use tokio::runtime;
 use tokio::task::AbortHandle;
-use tokio::{runtime, task};
 
-use super::attempt::{Attempt, ErasedDial};
-use super::freelist::{Ended, Freelist};
+use super::attempt::ErasedDial;
+use super::freelist::Freelist;
 use super::history::History;
 use super::pace::Pace;
 use super::settings::Settings;
 use crate::address::Address;
 use crate::budget::books::Books;
-use crate::budget::ledger::{Ledger, Member, Partition, Seating, Victim};
+use crate::budget::ledger::{Ledger, Partition, Seating};
 use crate::budget::queue::{Cell, Line, Place};
-use crate::budget::slot::{Kind, Lease, Slot};
+use crate::budget::slot::{Kind, Slot};
 use crate::budget::victim::Hint;
 use crate::budget::{Budget, Hold, Site};
 use crate::clock::{self, Tick};
-use crate::conn::{Closing, Conn, Entry};
-use crate::dial::{CheckContext, Fitness};
+use crate::conn::Entry;
 use crate::error::{DialError, GetDetails, Phase};
-use crate::runtime::Whereabouts;
 use crate::stats::{Event, ResourceStats, Tally};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, ShortMutex, ShortMutexGuard};
 use crate::upkeep::{Bell, Tended};
 
+mod closing;
 mod line;
+mod member;
+mod reuse;
 mod tending;
 
 pub(crate) use line::{Left, Queued};
+use reuse::Aside;
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 pub(crate) struct Shared<C> {
@@ -246,114 +247,7 @@ impl<C> Shared<C> {
         }
     }
 
-    /// The newest idle connection that is fit, and closes those it finds unfit. `Err`: none, as of this many
-    /// rests.
-    #[inline]
-    pub(crate) fn take_idle(
-        self: &Arc<Self>,
-        seen: Option<u64>,
-        waker: Option<&Waker>,
-        site: Site,
-    ) -> Result<Conn<C>, u64> {
-        let now = clock::now();
-        let (mut entry, stock) = self.take_newest(now, seen.is_none())?;
-        match self.judge(&mut entry, stock, now, waker) {
-            Verdict::Give => Ok(Conn::new(Arc::clone(self), entry, site)),
-            unfit => self.take_another(entry, unfit, now, site),
-        }
-    }
-
-    /// And whether it is of those to be kept in stock.
-    #[inline]
-    fn take_newest(&self, now: Tick, touch: bool) -> Result<(Box<Entry<C>>, bool), u64> {
-        let mut state = self.state.lock();
-        if touch {
-            state.history.touch(now.millis());
-        }
-        let entry = state.idle.take_newest();
-        self.publish(&state);
-        let entry = entry.ok_or(state.rests)?;
-        self.tally.bump_locked(Event::Reused);
-        Ok((entry, state.idle.len() < self.settings.min_idle.get()))
-    }
-
-    /// Goes on where the newest one was unfit.
-    #[cold]
-    fn take_another(
-        self: &Arc<Self>,
-        mut entry: Box<Entry<C>>,
-        mut verdict: Verdict,
-        now: Tick,
-        site: Site,
-    ) -> Result<Conn<C>, u64> {
-        let mut aside = Aside { shared: self, entries: Vec::new() };
-        loop {
-            if let Verdict::Give = verdict {
-                return Ok(Conn::new(Arc::clone(self), entry, site));
-            }
-            {
-                let _state = self.state.lock();
-                self.tally.unbump_locked(Event::Reused);
-            }
-            match verdict {
-                Verdict::Discard(event) => self.discard(entry, event),
-                Verdict::Give | Verdict::SetAside => aside.entries.push(entry),
-            }
-            let stock;
-            (entry, stock) = self.take_newest(now, false)?;
-            verdict = self.judge(&mut entry, stock, now, None);
-        }
-    }
-
-    /// Whether an idle connection can be given out here and now.
-    #[inline]
-    fn judge(&self, entry: &mut Entry<C>, stock: bool, now: Tick, waker: Option<&Waker>) -> Verdict {
-        if entry.is_gone() {
-            return Verdict::Discard(Event::Stale);
-        }
-        match entry.record.idle_end(now, self.settings.idle_timeout.nanos()) {
-            None => {}
-            Some(Ended::Idle) if stock => {}
-            Some(Ended::Idle | Ended::Lifetime) => return Verdict::Discard(Event::Expired),
-            Some(Ended::Uses) => return Verdict::Discard(Event::Retired),
-        }
-        if let Some(runtime) = entry.runtime {
-            match crate::runtime::whereabouts(runtime, waker) {
-                Whereabouts::Here => {}
-                Whereabouts::Elsewhere => return Verdict::Discard(Event::Retired),
-                // Of no use here, but there may be a caller elsewhere.
-                Whereabouts::Nowhere => return Verdict::SetAside,
-            }
-        }
-        match self.check(entry, now) {
-            Fitness::Fit => Verdict::Give,
-            Fitness::Busy => Verdict::SetAside,
-            Fitness::Closed => Verdict::Discard(Event::Stale),
-            Fitness::Dirty => Verdict::Discard(Event::Dirty),
-            Fitness::Broken => Verdict::Discard(Event::Broken),
-        }
-    }
-
-    fn check(&self, entry: &mut Entry<C>, now: Tick) -> Fitness {
-        let cx = CheckContext::new(now.nanos_since(entry.record.rested), self.settings.tick_ns);
-        entry.conn.as_mut().map_or(Fitness::Broken, |conn| self.dialer.check(conn, &cx))
-    }
-
-    /// What to do with a connection that was handed over: give it out, or close it and keep its slot.
-    pub(crate) fn judge_handed(&self, mut entry: Box<Entry<C>>) -> Result<Box<Entry<C>>, Option<Slot>> {
-        let event = match self.check(&mut entry, clock::now()) {
-            Fitness::Fit => return Ok(entry),
-            Fitness::Busy => Event::Retired,
-            Fitness::Closed => Event::Stale,
-            Fitness::Dirty => Event::Dirty,
-            Fitness::Broken => Event::Broken,
-        };
-        self.count(event);
-        self.trace_close(&entry, event);
-        Err(entry.close_quietly(self).and_then(Lease::into_slot))
-    }
-
-    /// Makes a connection idle, or gives it to who waits, or closes it. `news`: it was not idle a moment ago.
+    /// Makes a connection idle, or gives it to who waits, or closes it. `news`: whoever looked a moment ago missed it.
     ///
     /// In the usual case it writes nothing outside of its address (I8).
     #[inline]
@@ -421,41 +315,6 @@ impl<C> Shared<C> {
         }
         if let Some((entry, event)) = displaced {
             self.discard(entry, event);
-        }
-    }
-
-    /// Asks the dialer about a connection that was dialled before the address moved. `false`: it leads elsewhere.
-    fn bring_up_to_date(&self, entry: &mut Entry<C>) -> bool {
-        let (generation, closed_before) = {
-            let state = self.state.lock();
-            (state.generation, state.closed_before)
-        };
-        let dialled = entry.record.generation;
-        // Those to be closed, and those whose address moves meanwhile, are seen to by who has the lock.
-        if dialled < generation && dialled >= closed_before {
-            if !entry.conn.as_ref().is_some_and(|conn| self.dialer.is_current(&self.address, conn)) {
-                return false;
-            }
-            entry.record.generation = generation;
-        }
-        true
-    }
-
-    /// The address may lead elsewhere than before: closes the idle connections that do not lead there, and those in
-    /// use when they are put.
-    pub(crate) fn ask_whether_current(&self) {
-        let idle = {
-            let mut state = self.state.lock();
-            state.generation += 1;
-            let idle = state.idle.take_all();
-            self.publish(&state);
-            idle
-        };
-        tracing::debug!(address = %self.address, idle = idle.len(), "does the address lead elsewhere?");
-        let mut aside = Aside { shared: self, entries: Vec::new() };
-        for entry in idle {
-            // Each goes back as it was put: what leads elsewhere is closed there.
-            aside.entries.push(entry);
         }
     }
 
@@ -535,102 +394,10 @@ impl<C> Shared<C> {
         );
     }
 
-    /// Closes what is idle now, and what is in use when it is put.
-    pub(crate) fn schedule_close(&self) {
-        let mut state = self.state.lock();
-        state.generation += 1;
-        state.closed_before = state.generation;
-        self.close_all(state);
-    }
-
-    /// The last handle is gone.
-    pub(crate) fn retire(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let dials = std::mem::take(&mut state.detached);
-        self.close_all(state);
-        dials.iter().for_each(AbortHandle::abort);
-    }
-
-    /// Closed for good: who waits is told, nothing rests any more.
-    pub(crate) fn end(&self) {
-        let (mut books, mut state) = self.both();
-        state.closed = true;
-        // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
-        let tells = |waiter: &Waiter<C>| waiter.cell.is_waiting();
-        let waiters = [state.queued.remove_all(tells), state.dialing.remove_all(tells)].concat();
-        let wakers: Vec<_> =
-            waiters.iter().filter_map(|waiter| waiter.cell.grant(Grant::Failed(Failure::Closed))).collect();
-        let idle = state.idle.take_all();
-        let dials = std::mem::take(&mut state.detached);
-        self.publish(&state);
-        self.sync(&mut books, &state);
-        drop(state);
-        self.ledger().settle(books);
-        dials.iter().for_each(AbortHandle::abort);
-        wakers.into_iter().for_each(Waker::wake);
-        for entry in idle {
-            self.discard(entry, Event::Retired);
-        }
-    }
-
-    /// Acts by settings that have changed.
-    pub(crate) fn settings_changed(&self) {
-        let (mut books, mut state) = self.both();
-        let mut surplus = Vec::new();
-        while state.idle.len() > self.settings.max_idle.get() {
-            surplus.extend(state.idle.take_oldest());
-        }
-        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat)) - surplus.len();
-        for _ in self.settings.max_conns.get()..slots {
-            surplus.extend(state.idle.take_oldest());
-        }
-        self.publish(&state);
-        self.sync(&mut books, &state);
-        let rests = state.idle.len() > 0;
-        state.tended |= rests;
-        state.warm = false; // the next put looks at all of them
-        drop(state);
-        self.ledger().settle(books);
-        if rests {
-            self.ledger().keeper.take_in(self.me.clone());
-        }
-        for entry in surplus {
-            self.discard(entry, Event::Retired);
-        }
-    }
-
-    /// Whether nobody gets in any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        let (books, state) = self.both();
-        state.closed || books.is_closed(self.partition().account)
-    }
-
-    /// Has a dial go on by itself, until it ends or nobody can want it any more.
-    pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
-        let dial = runtime.spawn(dial).abort_handle();
-        let mut state = self.state.lock();
-        state.detached.retain(|dial| !dial.is_finished());
-        if !state.closed {
-            return state.detached.push(dial);
-        }
-        drop(state);
-        dial.abort();
-    }
-
     /// Slots that the address has, of whatever use.
     pub(crate) fn slots_out(&self) -> usize {
         let books = self.ledger().lock();
         self.seating.get().map_or(0, |seat| books.slots_of(seat))
-    }
-
-    fn close_all(&self, mut state: ShortMutexGuard<'_, State<C>>) {
-        let idle = state.idle.take_all();
-        self.publish(&state);
-        drop(state);
-        for entry in idle {
-            self.discard(entry, Event::Retired);
-        }
     }
 
     /// Whether anything is open here, or being dialled.
@@ -675,106 +442,5 @@ impl<C> Shared<C> {
         let (books, state) = self.both();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
         !state.closed && state.idle.len() + self.lent() + dials.saturating_sub(state.dialing.len()) < stock
-    }
-}
-
-/// What to do with an idle connection that was taken to be given out.
-enum Verdict {
-    Give,
-    /// Not now, or not here.
-    SetAside,
-    Discard(Event),
-}
-
-/// Idle connections that were passed over; they go back whatever happens.
-struct Aside<'a, C> {
-    shared: &'a Shared<C>,
-    entries: Vec<Box<Entry<C>>>,
-}
-
-impl<C> Drop for Aside<'_, C> {
-    fn drop(&mut self) {
-        for entry in self.entries.drain(..) {
-            self.shared.rest(entry, false);
-        }
-    }
-}
-
-impl<C: Send + 'static> Member for Shared<C> {
-    fn seating(&self) -> &Seating {
-        &self.seating
-    }
-
-    fn hint(&self) -> (Hint, u32) {
-        let hint = Hint::unpack(self.hint.load(Ordering::Relaxed));
-        (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
-    }
-
-    /// What is taken off the freelist here can be given out by nobody (I4).
-    fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>> {
-        let mut state = self.state.lock();
-        let entry = state.idle.take_oldest();
-        state.warm = entry.is_some();
-        self.publish(&state);
-        drop(state);
-        entry.map(|entry| Box::new(Closing { shared: self, entry }) as Box<dyn Victim>)
-    }
-
-    fn serve(&self, slot: Slot) -> Option<Waker> {
-        let mut state = self.state.lock();
-        let (place, waiter) =
-            state.queued.pop_front().expect("BUG: a slot for an address where nobody queues");
-        state.dialing.insert(place, waiter.clone());
-        waiter.cell.grant(Grant::Slot(slot))
-    }
-
-    fn dial_ended(&self, dials: usize) -> Option<usize> {
-        let mut state = self.state.lock();
-        state.requeue_stranded(dials).then(|| state.queued.len())
-    }
-
-    fn cooled(&self) {
-        self.state.lock().warm = false;
-        let unreported = self.unreported_reuse();
-        self.reported.store(self.tally.read(Event::Reused), Ordering::Relaxed);
-        self.partition().count(Event::Reused, unreported);
-    }
-
-    fn partition(&self) -> &Arc<Partition> {
-        self.partition()
-    }
-
-    fn max_conns(&self) -> usize {
-        self.settings.max_conns.get()
-    }
-
-    fn may_dial(&self) -> usize {
-        self.may_dial.load(Ordering::Relaxed)
-    }
-
-    fn coming(&self) -> usize {
-        self.lent()
-    }
-
-    fn address(&self) -> &Address {
-        &self.address
-    }
-
-    fn waits(&self) -> Vec<(Tick, Option<task::Id>)> {
-        let state = self.state.lock();
-        let lines = state.queued.iter().chain(state.dialing.iter());
-        lines.map(|(_, waiter)| (waiter.cell.since, waiter.cell.task)).collect()
-    }
-
-    fn last_error(&self) -> Option<DialError> {
-        self.last_error()
-    }
-
-    fn shut(&self) {
-        self.end();
-    }
-
-    fn unreported_reuse(&self) -> u64 {
-        self.tally.read(Event::Reused).saturating_sub(self.reported.load(Ordering::Relaxed))
     }
 }

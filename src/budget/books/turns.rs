@@ -130,7 +130,12 @@ impl Books {
         let slot = self.take_slot(member.partition(), id);
         self.sync(id, queued - 1);
         self.had_turn(id);
-        let waker = member.serve(slot);
+        let waker = member.serve(slot).unwrap_or_else(|slot| {
+            // Never seen; a panic here would have the slot come back under the lock.
+            self.sync(id, 0);
+            self.unclaimed.push(slot);
+            None
+        });
         self.departed.push(member);
         waker
     }

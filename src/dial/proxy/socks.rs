@@ -86,36 +86,7 @@ impl<D: fmt::Debug> fmt::Debug for Socks5<D> {
     }
 }
 
-impl<D: Dial> Dial for Socks5<D>
-where
-    D::Conn: AsyncRead + AsyncWrite + Unpin,
-{
-    type Conn = D::Conn;
-
-    async fn dial(&self, address: &Address, cx: &DialContext) -> Result<D::Conn, DialError> {
-        self.connect(address, cx).await.map_err(|failed| failed.at("SOCKS5 proxy", &self.proxy, address))
-    }
-
-    fn check(&self, conn: &mut D::Conn, cx: &CheckContext) -> Fitness {
-        self.inner.check(conn, cx)
-    }
-
-    fn poll_idle(&self, conn: &mut D::Conn, cx: &mut Context<'_>) -> Poll<Fitness> {
-        self.inner.poll_idle(conn, cx)
-    }
-
-    fn watch(&self, _address: &Address) -> Option<Watch> {
-        self.inner.watch(&self.proxy)
-    }
-
-    fn is_current(&self, _address: &Address, conn: &D::Conn) -> bool {
-        self.inner.is_current(&self.proxy, conn)
-    }
-
-    fn close(&self, conn: D::Conn) {
-        self.inner.close(conn);
-    }
-}
+dial_through_proxy!(Socks5, "SOCKS5 proxy");
 
 impl<D: Dial> Socks5<D>
 where

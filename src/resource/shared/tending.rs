@@ -28,7 +28,7 @@ impl<C> Shared<C> {
                     if entry.watch().is_some_and(Watch::has_rung) {
                         entry.concerns_nobody();
                     }
-                    self.rest(entry, false);
+                    self.rest(entry, true); // news to whoever looked for it meanwhile
                 }
                 Some(event) => {
                     closed = true;

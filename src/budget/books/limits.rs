@@ -1,0 +1,147 @@
+//! How many slots an account may have out, and how many it has to give: its own limit, those above it, and what is
+//! kept for children.
+
+use super::{Account, AccountId, Books, ROOT};
+use crate::budget::slot::Kind;
+use crate::clock::Tick;
+
+impl Books {
+    pub(crate) fn limit(&self, account: AccountId) -> usize {
+        self.accounts[account].limit
+    }
+
+    /// Slots that an account, by itself, may have out now.
+    pub(in crate::budget) fn own_limit(&self, account: AccountId) -> usize {
+        let limit = self.limit(account);
+        if self.accounts[account].closed {
+            0
+        } else if account == ROOT {
+            self.audit.effective(limit)
+        } else {
+            limit
+        }
+    }
+
+    /// The same, and no more than those above it.
+    pub(crate) fn effective_limit(&self, account: AccountId) -> usize {
+        self.least_above(account, |id| self.own_limit(id))
+    }
+
+    /// Slots an account has to give, whatever those above it have, but for those kept for its children.
+    pub(super) fn room(&self, account: AccountId) -> usize {
+        self.room_for(account, None)
+    }
+
+    /// The same, for one of its children, which may have what is kept for it.
+    pub(super) fn room_for(&self, account: AccountId, child: Option<AccountId>) -> usize {
+        let of = &self.accounts[account];
+        let others = of.children.iter().filter(|other| Some(**other) != child);
+        let kept: usize = others.map(|other| self.accounts[*other].unused_floor()).sum();
+        self.own_limit(account).saturating_sub(of.counts.total().saturating_add(kept))
+    }
+
+    /// Slots to give in an account and all above it.
+    pub(crate) fn free(&self, account: AccountId) -> usize {
+        let (mut free, mut below) = (self.room(account), account);
+        while let Some(id) = self.accounts[below].parent {
+            free = free.min(self.room_for(id, Some(below)));
+            below = id;
+        }
+        free
+    }
+
+    /// Slots that are kept for children, and not used by them.
+    pub(in crate::budget) fn kept(&self, account: AccountId) -> usize {
+        self.accounts[account].children.iter().map(|child| self.accounts[*child].unused_floor()).sum()
+    }
+
+    /// Slots that a request may ever hope for: not those that are kept for others.
+    pub(crate) fn attainable(&self, account: AccountId) -> usize {
+        let (mut least, mut below, mut next) = (usize::MAX, None, Some(account));
+        while let Some(id) = next {
+            let others = self.accounts[id].children.iter().filter(|child| Some(**child) != below);
+            let kept = others.fold(0, |kept: usize, child| kept.saturating_add(self.accounts[*child].floor));
+            least = least.min(self.limit(id).saturating_sub(kept));
+            (below, next) = (Some(id), self.accounts[id].parent);
+        }
+        least
+    }
+
+    /// How many dials may begin besides those under way.
+    pub(crate) fn dial_room(&self, account: AccountId) -> usize {
+        let of = |account: &Account| account.max_dialing.saturating_sub(account.counts.get(Kind::Dialing));
+        self.least_above(account, |id| of(&self.accounts[id]))
+    }
+
+    fn least_above(&self, account: AccountId, of: impl Fn(AccountId) -> usize) -> usize {
+        let mut least = of(account);
+        let mut next = self.accounts[account].parent;
+        while let Some(id) = next {
+            least = least.min(of(id));
+            next = self.accounts[id].parent;
+        }
+        least
+    }
+
+    pub(crate) fn set_limit(&mut self, account: AccountId, limit: usize) {
+        self.accounts[account].limit = limit;
+        self.recheck(account);
+    }
+
+    /// A dial found no descriptor, which means that those of the others are all there are.
+    pub(in crate::budget) fn ran_out(&mut self, now: Tick) {
+        let root = &self.accounts[ROOT];
+        self.audit.ran_out(root.limit, root.counts.total().saturating_sub(1), now);
+        self.recheck(ROOT);
+    }
+
+    /// Gives back what running out of descriptors took, as far as it is due.
+    pub(crate) fn grow(&mut self, now: Tick) {
+        if self.audit.grow(self.accounts[ROOT].limit, now) {
+            self.recheck(ROOT);
+        }
+    }
+
+    /// So many slots are what the rest of the process leaves.
+    pub(in crate::budget) fn leave(&mut self, ceiling: usize) {
+        if self.audit.leave(ceiling) {
+            self.recheck(ROOT);
+        }
+    }
+
+    pub(in crate::budget) fn is_lowered(&self) -> bool {
+        self.audit.is_lowered(self.accounts[ROOT].limit)
+    }
+
+    /// Gives all of it back.
+    pub(in crate::budget) fn restore(&mut self) {
+        self.audit.forget();
+        self.recheck(ROOT);
+    }
+
+    /// Keeps account of whether an account is over its limit.
+    pub(super) fn recheck(&mut self, account: AccountId) {
+        let over = self.accounts[account].counts.total() > self.own_limit(account);
+        let before = std::mem::replace(&mut self.accounts[account].over, over);
+        self.over = self.over + usize::from(over) - usize::from(before);
+    }
+
+    pub(super) fn recheck_above(&mut self, account: AccountId) {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            self.recheck(id);
+            next = self.accounts[id].parent;
+        }
+    }
+
+    pub(crate) fn is_over(&self, account: AccountId) -> bool {
+        let mut next = Some(account);
+        while let Some(id) = next {
+            if self.accounts[id].over {
+                return true;
+            }
+            next = self.accounts[id].parent;
+        }
+        false
+    }
+}

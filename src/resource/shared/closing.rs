@@ -1,0 +1,142 @@
+//! What ends at an address: connections that lead elsewhere or were told to close, settings that allow for fewer, the
+//! handles and the resource itself.
+
+use std::task::Waker;
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::{Aside, Failure, Grant, Shared, State, Waiter};
+use crate::conn::Entry;
+use crate::resource::attempt::Attempt;
+use crate::stats::Event;
+use crate::sync::ShortMutexGuard;
+
+impl<C> Shared<C> {
+    /// Closes what is idle now, and what is in use when it is put.
+    pub(crate) fn schedule_close(&self) {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.closed_before = state.generation;
+        self.close_all(state);
+    }
+
+    /// The last handle is gone.
+    pub(crate) fn retire(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let dials = std::mem::take(&mut state.detached);
+        self.close_all(state);
+        dials.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Closed for good: who waits is told, nothing rests any more.
+    pub(crate) fn end(&self) {
+        let (mut books, mut state) = self.both();
+        state.closed = true;
+        // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
+        let tells = |waiter: &Waiter<C>| waiter.cell.is_waiting();
+        let waiters = [state.queued.remove_all(tells), state.dialing.remove_all(tells)].concat();
+        let wakers: Vec<_> =
+            waiters.iter().filter_map(|waiter| waiter.cell.grant(Grant::Failed(Failure::Closed))).collect();
+        let idle = state.idle.take_all();
+        let dials = std::mem::take(&mut state.detached);
+        self.publish(&state);
+        self.sync(&mut books, &state);
+        drop(state);
+        self.ledger().settle(books);
+        dials.iter().for_each(AbortHandle::abort);
+        wakers.into_iter().for_each(Waker::wake);
+        for entry in idle {
+            self.discard(entry, Event::Retired);
+        }
+    }
+
+    fn close_all(&self, mut state: ShortMutexGuard<'_, State<C>>) {
+        let idle = state.idle.take_all();
+        self.publish(&state);
+        drop(state);
+        for entry in idle {
+            self.discard(entry, Event::Retired);
+        }
+    }
+
+    /// Whether nobody gets in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        let (books, state) = self.both();
+        state.closed || books.is_closed(self.partition().account)
+    }
+
+    /// The address may lead elsewhere than before: closes the idle connections that do not lead there, and those in
+    /// use when they are put.
+    pub(crate) fn ask_whether_current(&self) {
+        let idle = {
+            let mut state = self.state.lock();
+            state.generation += 1;
+            let idle = state.idle.take_all();
+            self.publish(&state);
+            idle
+        };
+        tracing::debug!(address = %self.address, idle = idle.len(), "does the address lead elsewhere?");
+        let mut aside = Aside { shared: self, entries: Vec::new() };
+        for entry in idle {
+            // Each goes back as it was put: what leads elsewhere is closed there.
+            aside.entries.push(entry);
+        }
+    }
+
+    /// Asks the dialer about a connection that was dialled before the address moved. `false`: it leads elsewhere.
+    pub(super) fn bring_up_to_date(&self, entry: &mut Entry<C>) -> bool {
+        let (generation, closed_before) = {
+            let state = self.state.lock();
+            (state.generation, state.closed_before)
+        };
+        let dialled = entry.record.generation;
+        // Those to be closed, and those whose address moves meanwhile, are seen to by who has the lock.
+        if dialled < generation && dialled >= closed_before {
+            if !entry.conn.as_ref().is_some_and(|conn| self.dialer.is_current(&self.address, conn)) {
+                return false;
+            }
+            entry.record.generation = generation;
+        }
+        true
+    }
+
+    /// Acts by settings that have changed.
+    pub(crate) fn settings_changed(&self) {
+        let (mut books, mut state) = self.both();
+        let mut surplus = Vec::new();
+        while state.idle.len() > self.settings.max_idle.get() {
+            surplus.extend(state.idle.take_oldest());
+        }
+        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat)) - surplus.len();
+        for _ in self.settings.max_conns.get()..slots {
+            surplus.extend(state.idle.take_oldest());
+        }
+        self.publish(&state);
+        self.sync(&mut books, &state);
+        let rests = state.idle.len() > 0;
+        state.tended |= rests;
+        state.warm = false; // the next put looks at all of them
+        drop(state);
+        self.ledger().settle(books);
+        if rests {
+            self.ledger().keeper.take_in(self.me.clone());
+        }
+        for entry in surplus {
+            self.discard(entry, Event::Retired);
+        }
+    }
+
+    /// Has a dial go on by itself, until it ends or nobody can want it any more.
+    pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
+        let dial = runtime.spawn(dial).abort_handle();
+        let mut state = self.state.lock();
+        state.detached.retain(|dial| !dial.is_finished());
+        if !state.closed {
+            return state.detached.push(dial);
+        }
+        drop(state);
+        dial.abort();
+    }
+}
