@@ -39,14 +39,30 @@ std::thread_local! {
 /// runtime may be entered, whose `block_on` polls with a waker of its own.
 #[inline]
 pub(crate) fn whereabouts(runtime: Id, waker: Option<&Waker>) -> Whereabouts {
-    let asker = task::try_id().zip(waker).map(|(task, waker)| {
-        let waker = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
-        Answer { task, waker, runtime }
-    });
+    let asker = asker(waker, runtime);
     if asker.is_some() && LAST.get() == asker {
         return Whereabouts::Here;
     }
     ask(asker, runtime)
+}
+
+/// The runtime of the current task, which `waker` wakes; `None` outside of any.
+pub(crate) fn of(waker: &Waker) -> Option<Id> {
+    let last = LAST.get();
+    match last.filter(|last| asker(Some(waker), last.runtime) == Some(*last)) {
+        Some(last) => Some(last.runtime),
+        None => {
+            let here = current()?;
+            LAST.set(asker(Some(waker), here));
+            Some(here)
+        }
+    }
+}
+
+fn asker(waker: Option<&Waker>, runtime: Id) -> Option<Answer> {
+    let (task, waker) = task::try_id().zip(waker)?;
+    let waker = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+    Some(Answer { task, waker, runtime })
 }
 
 #[cold]

@@ -25,6 +25,9 @@ const STALE_AFTER_MS: u32 = 500;
 /// name's addresses.
 const HASTE: Duration = Duration::from_millis(250);
 
+/// From how long on a wait needs no timer of its own. Twice as long as two of the above.
+pub(crate) const LONG_WAIT: Duration = Duration::from_secs(1);
+
 /// How often a watched address is asked whether it still has connections.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -122,30 +125,36 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     shared.detach(Box::pin(dial), &runtime);
 }
 
-/// Sees to it that more dials begin for those who queue at an address, if those under way take long.
+/// Sees to it that more dials begin for those who queue at an address, if those under way take long; and that who
+/// queues there for longer needs no timer of its own until its patience is about to end.
 pub(crate) fn hasten<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
-    if !shared.await_haste() {
+    if !shared.await_haste(runtime.id()) {
         return;
     }
-    let haste = Haste(Arc::downgrade(shared));
-    runtime.spawn(async move {
-        loop {
-            tokio::time::sleep(HASTE).await;
-            let Some(shared) = haste.0.upgrade() else { return };
-            if !shared.hasten() {
-                return;
-            }
-        }
-    });
+    let mut haste = Haste { shared: Arc::downgrade(shared), counted_on: true };
+    runtime.spawn(async move { while haste.step().await {} });
 }
 
 /// The one task that hastens an address.
-struct Haste<C>(Weak<Shared<C>>);
+struct Haste<C> {
+    shared: Weak<Shared<C>>,
+    counted_on: bool,
+}
+
+impl<C: Send + 'static> Haste<C> {
+    /// `false`: nobody queues any more, and for those who do later there is another.
+    async fn step(&mut self) -> bool {
+        tokio::time::sleep(HASTE).await;
+        let Some(shared) = self.shared.upgrade() else { return false };
+        self.counted_on = shared.hasten(LONG_WAIT / 2);
+        self.counted_on
+    }
+}
 
 impl<C> Drop for Haste<C> {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
+        if let Some(shared) = self.shared.upgrade().filter(|_| self.counted_on) {
             shared.haste_ended();
         }
     }

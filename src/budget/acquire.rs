@@ -144,7 +144,7 @@ impl Future for Acquire<'_> {
 }
 
 fn enqueue(partition: &Partition, weight: usize, now: Tick) -> Option<Waiting> {
-    let cell = Arc::new(Cell::new(now));
+    let cell = Arc::new(Cell::new(now, None));
     let ledger = &partition.ledger;
     let mut books = ledger.lock();
     let place = books.apply(partition.account, Applicant { cell: Arc::clone(&cell), weight })?;

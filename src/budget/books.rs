@@ -91,9 +91,8 @@ struct Account {
     partition: Weak<Partition>,
     limit: usize,
     max_dialing: usize,
-    /// Of this account and all below it, as the next four are.
+    /// Of this account and all below it, as the next three are.
     counts: Counts,
-    waiting: usize,
     demand: usize,
     /// Slots that come free as soon as somebody has closed what it is evicting.
     evicting: usize,
@@ -122,7 +121,6 @@ impl Account {
             limit,
             max_dialing,
             counts: Counts::default(),
-            waiting: 0,
             demand: 0,
             evicting: 0,
             lingering: 0,
@@ -196,6 +194,12 @@ impl Books {
     /// How many slots that come free would be wanted, by those who wait and by limits exceeded.
     pub(super) fn pressure(&self) -> usize {
         self.accounts[ROOT].demand + self.over
+    }
+
+    /// Whether slots are coming free for those who wait.
+    pub(super) fn is_coming(&self) -> bool {
+        let root = &self.accounts[ROOT];
+        root.evicting + root.lingering > 0
     }
 
     pub(super) fn releases(&self) -> u64 {
@@ -426,8 +430,17 @@ impl Books {
             dialing: account.counts.get(Kind::Dialing),
             closing: account.counts.get(Kind::Closing),
             held: account.counts.get(Kind::Held),
-            waiting: account.waiting,
+            waiting: self.waiting(id),
         }
+    }
+
+    /// Callers that wait for a slot: not those whom `max_conns` bars from one.
+    fn waiting(&self, account: AccountId) -> usize {
+        let of_seat = |seat: &Seat| match seat.queued {
+            0 => 0,
+            _ => seat.may_have(seat.member.queued()),
+        };
+        self.applicants_of(account).count() + self.seats_of(account).map(of_seat).sum::<usize>()
     }
 
     pub(crate) fn applicants_of(&self, account: AccountId) -> impl Iterator<Item = &Applicant> {

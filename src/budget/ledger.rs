@@ -32,8 +32,10 @@ pub(crate) trait Member: Send + Sync {
     /// Gives up the idle connection that can be spared best. `None`: it has none, and will call
     /// [`Books::heat`] when it has one again.
     fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>>;
-    /// Hands a slot to the oldest of those who queue here. `Err`: nobody does.
-    fn serve(&self, slot: Slot) -> Result<Option<Waker>, Slot>;
+    /// Hands a slot to the oldest of those who queue here; returns how many queue then. `Err`: nobody does.
+    fn serve(&self, slot: Slot) -> Result<(Option<Waker>, usize), Slot>;
+    /// How many queue here. The books know whether anybody does, and not always how many.
+    fn queued(&self) -> usize;
     /// A slot to dial with came back unused, and so many dials are left. If fewer than callers who wait for one,
     /// they queue for slots again; returns how many queue then.
     fn dial_ended(&self, dials: usize) -> Option<usize>;
@@ -62,23 +64,30 @@ pub(crate) trait Victim: Send {
     fn close(self: Box<Self>);
 }
 
-/// The key of a member's seat. Written under the ledger's lock only.
+/// The key of a member's seat, and what the books count as its demand. Written under the ledger's lock only.
 #[derive(Debug)]
-pub(crate) struct Seating(AtomicUsize);
+pub(crate) struct Seating {
+    seat: AtomicUsize,
+    demand: AtomicUsize,
+}
 
 impl Seating {
     const NONE: usize = usize::MAX;
 
     pub(crate) fn none() -> Self {
-        Self(AtomicUsize::new(Self::NONE))
+        Self { seat: AtomicUsize::new(Self::NONE), demand: AtomicUsize::new(0) }
     }
 
     pub(crate) fn get(&self) -> Option<SeatId> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|seat| *seat != Self::NONE)
+        Some(self.seat.load(Ordering::Relaxed)).filter(|seat| *seat != Self::NONE)
     }
 
     pub(super) fn set(&self, seat: Option<SeatId>) {
-        self.0.store(seat.unwrap_or(Self::NONE), Ordering::Relaxed);
+        self.seat.store(seat.unwrap_or(Self::NONE), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_demand(&self, demand: usize) {
+        self.demand.store(demand, Ordering::Relaxed);
     }
 }
 
@@ -99,6 +108,7 @@ impl Partition {
     ) -> Arc<Self> {
         let ledger = Arc::new(Ledger {
             pressure: AtomicUsize::new(0),
+            unsettled: AtomicBool::new(false),
             lowered: AtomicBool::new(false),
             grown: AtomicU64::new(NOBODY_GROWS),
             foreign: AtomicUsize::new(sizing.map_or(0, |sizing| sizing.foreign)),
@@ -160,6 +170,8 @@ pub(crate) struct Ledger {
     /// under the lock of the books, before members are looked at; read by every `put` under the lock of its
     /// address. So either the search finds what the put leaves there, or the put sees the pressure.
     pressure: AtomicUsize,
+    /// Slots are on their way to those who wait.
+    unsettled: AtomicBool,
     /// The limit is lower than it should be, since the process ran out of descriptors.
     lowered: AtomicBool,
     /// When a task last let it grow back, in milliseconds of the clock, or [`NOBODY_GROWS`].
@@ -198,6 +210,19 @@ impl Ledger {
     #[inline]
     pub(crate) fn is_pressed(&self) -> bool {
         self.pressure.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a slot that comes free may be wanted by others than those who queue at a member. As of late: what is
+    /// decided by it is who is served first, not who is served.
+    #[inline]
+    pub(crate) fn is_pressed_by_others(&self, seating: &Seating) -> bool {
+        self.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed)
+    }
+
+    /// Whether more may be done for who waits than has been done.
+    #[inline]
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_lowered(&self) -> bool {
@@ -297,6 +322,7 @@ impl Ledger {
 
     fn publish(&self, books: &Books) {
         self.pressure.store(books.pressure(), Ordering::Relaxed);
+        self.unsettled.store(books.is_coming(), Ordering::Relaxed);
         self.lowered.store(books.is_lowered(), Ordering::Relaxed);
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::task;
 
 use crate::clock::Tick;
-use crate::sync::Mutex;
+use crate::sync::ShortMutex;
 
 /// Where one waiter and its granter meet.
 ///
@@ -15,7 +15,7 @@ use crate::sync::Mutex;
 /// taken, and woken or dropped after.
 #[derive(Debug)]
 pub(crate) struct Cell<G> {
-    state: Mutex<CellState<G>>,
+    state: ShortMutex<CellState<G>>,
     pub(crate) since: Tick,
     /// Whose wait it is.
     pub(crate) task: Option<task::Id>,
@@ -32,8 +32,8 @@ enum CellState<G> {
 }
 
 impl<G> Cell<G> {
-    pub(crate) fn new(since: Tick) -> Self {
-        Self { state: Mutex::new(CellState::Waiting(None)), since, task: task::try_id() }
+    pub(crate) fn new(since: Tick, waker: Option<Waker>) -> Self {
+        Self { state: ShortMutex::new(CellState::Waiting(waker)), since, task: task::try_id() }
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
@@ -71,6 +71,14 @@ impl<G> Cell<G> {
                 *state = unchanged;
                 None
             }
+        }
+    }
+
+    /// Whom to wake for another reason than a grant.
+    pub(crate) fn take_waker(&self) -> Option<Waker> {
+        match &mut *self.state.lock() {
+            CellState::Waiting(waker) => waker.take(),
+            CellState::Granted(_) | CellState::Gone => None,
         }
     }
 
@@ -199,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_cell_keeps_a_grant_until_it_is_taken_or_left() {
-        let cell = Cell::new(Tick::from_millis(0));
+        let cell = Cell::new(Tick::from_millis(0), None);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(cell.poll(&mut cx).is_pending());
         assert!(cell.is_waiting());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -85,6 +85,8 @@ struct Slow<'a, C> {
     began: Tick,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
+    /// When its wait ends, while it has no timer.
+    woken_before: Option<Tick>,
     patience: Patience<'a>,
 }
 
@@ -198,12 +200,23 @@ impl<C: Send + 'static> Future for Get<'_, C> {
                     Err(seen) => rests = seen,
                 }
             }
-            if let Some(result) = this.begin(rests) {
-                return Poll::Ready(result);
+            match this.begin(rests, cx.waker()) {
+                Begun::Done(result) => return Poll::Ready(result),
+                // With its waker in the cell, and nothing else to be woken by.
+                Begun::Queues if this.token.is_none() => return Poll::Pending,
+                Begun::Queues | Begun::Waits => {}
             }
         }
         this.poll_slow(cx)
     }
+}
+
+/// How a get begins that finds nothing idle.
+enum Begun<C> {
+    Done(Result<Conn<C>, GetError>),
+    /// Behind others, and looked after: see [`upkeep::hasten`].
+    Queues,
+    Waits,
 }
 
 /// Where a caller ended up that wanted to get in line.
@@ -218,76 +231,106 @@ enum Lined<C> {
 }
 
 impl<C: Send + 'static> Get<'_, C> {
-    /// Gets in line. `Some`: need not.
+    /// Gets in line.
     #[cold]
-    fn begin(&mut self, rests: u64) -> Option<Result<Conn<C>, GetError>> {
-        let shared = Arc::clone(self.resource.shared());
-        upkeep::restock(&shared);
+    fn begin(&mut self, rests: u64, waker: &Waker) -> Begun<C> {
+        let shared = self.resource.shared();
+        upkeep::restock(shared);
         upkeep::grow_back(shared.partition());
         let now = clock::now();
         let refused = || shared.details(Phase::WaitingForSlot, now, false);
         let mut slot = self.slot.take();
         if slot.as_ref().is_some_and(|slot| !slot.belongs_to(shared.partition())) {
-            return Some(Err(GetError::ForeignSlot { details: refused() }));
+            return Begun::Done(Err(GetError::ForeignSlot { details: refused() }));
         }
         if self.token.is_some_and(CancellationToken::is_cancelled) {
-            return Some(Err(GetError::Cancelled { details: refused(), source: shared.last_error() }));
+            return Begun::Done(Err(GetError::Cancelled { details: refused(), source: shared.last_error() }));
         }
         if let Some(slot) = &mut slot {
             slot.changes_hands(None);
         }
         let unneeded = slot.as_mut().and_then(|slot| slot.split(slot.weight().saturating_sub(1)));
         drop(unneeded);
-        let cell = Arc::new(Cell::new(now));
-        let (place, slot) = match self.line_up(&cell, slot.filter(|slot| slot.weight() > 0), rests) {
-            Lined::At(place, slot) => (place, slot),
-            Lined::Served(conn) => return Some(Ok(conn)),
-            Lined::Never => {
-                return Some(Err(GetError::Exhausted { details: refused(), source: shared.last_error() }));
-            }
-            Lined::Paused(source) => {
-                let details = shared.details(Phase::BackingOff, now, false);
-                return Some(Err(GetError::Dial { details, source }));
-            }
-            Lined::Closed => return Some(Err(GetError::Closed { details: refused() })),
+        let slot = slot.filter(|slot| slot.weight() > 0);
+        let cell = Arc::new(Cell::new(now, Some(waker.clone())));
+        let wait = self.wait_timeout.or(shared.settings.wait_timeout.get());
+        let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
+        let woken_before = wait.map(|wait| now.after(wait));
+        let behind = match slot {
+            None if is_long => shared
+                .enqueue_behind(Waiter { woken_before, ..self.waiter(&cell, runtime::of(waker)) }, rests),
+            None | Some(_) => None,
         };
         let mut patience = Patience::default();
         if let Some(token) = self.token {
             patience.cancel(token);
         }
-        let wait = self.wait_timeout.or(shared.settings.wait_timeout.get());
-        self.slow = Some(Box::new(Slow {
+        let mut slow = Slow {
             cell,
-            place: Some(place),
+            place: behind,
             attempt: None,
             began: now,
-            deadline: self.timeout.and_then(clock::deadline),
-            wait_deadline: wait.and_then(clock::deadline),
+            deadline: None,
+            wait_deadline: None,
+            woken_before,
             patience,
-        }));
+        };
+        if behind.is_some() {
+            shared.count(Event::Wait);
+            self.slow = Some(Box::new(slow));
+            return Begun::Queues;
+        }
+        let (place, slot) = match self.line_up(&slow.cell, slot, rests) {
+            Lined::At(place, slot) => (place, slot),
+            Lined::Served(conn) => return Begun::Done(Ok(conn)),
+            Lined::Never => {
+                return Begun::Done(Err(GetError::Exhausted {
+                    details: refused(),
+                    source: shared.last_error(),
+                }));
+            }
+            Lined::Paused(source) => {
+                let details = shared.details(Phase::BackingOff, now, false);
+                return Begun::Done(Err(GetError::Dial { details, source }));
+            }
+            Lined::Closed => return Begun::Done(Err(GetError::Closed { details: refused() })),
+        };
+        slow.place = Some(place);
+        slow.deadline = self.timeout.and_then(clock::deadline);
+        (slow.wait_deadline, slow.woken_before) = (wait.and_then(clock::deadline), None);
+        let waits = slot.is_none() && slow.cell.is_waiting();
+        self.slow = Some(Box::new(slow));
         if let Some(slot) = slot {
             self.dial(slot);
-        } else if self.slow.as_ref().is_some_and(|slow| slow.cell.is_waiting()) {
+        } else if waits {
             if self.immediate {
-                return self.give_up(None).map(Err);
+                return match self.give_up(None) {
+                    Some(error) => Begun::Done(Err(error)),
+                    None => Begun::Waits,
+                };
             }
             shared.count(Event::Wait);
-            upkeep::probe_later(&shared);
-            upkeep::hasten(&shared);
+            upkeep::probe_later(shared);
+            upkeep::hasten(shared);
         }
-        None
+        Begun::Waits
+    }
+
+    fn waiter(&self, cell: &Arc<Cell<Grant<C>>>, runtime: Option<tokio::runtime::Id>) -> Waiter<C> {
+        Waiter {
+            cell: Arc::clone(cell),
+            fresh: self.fresh,
+            runtime,
+            orphaned: false,
+            immediate: self.immediate,
+            patient: self.wait_for_ready,
+            woken_before: None,
+        }
     }
 
     fn line_up(&self, cell: &Arc<Cell<Grant<C>>>, mut slot: Option<Slot>, mut rests: u64) -> Lined<C> {
         let shared = self.resource.shared();
-        let waiter = Waiter {
-            cell: Arc::clone(cell),
-            fresh: self.fresh,
-            runtime: runtime::current(),
-            orphaned: false,
-            immediate: self.immediate,
-            patient: self.wait_for_ready,
-        };
+        let waiter = self.waiter(cell, runtime::current());
         loop {
             match shared.enqueue(waiter.clone(), slot, rests) {
                 Queued::At(place, slot) => return Lined::At(place, slot),
@@ -372,6 +415,10 @@ impl<C: Send + 'static> Get<'_, C> {
             if self.immediate && slow.attempt.is_none() && self.resource.shared().is_queued(slow.place) {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
+            }
+            // Polled again without a grant, it keeps its time itself.
+            if let Some(end) = slow.woken_before.take() {
+                slow.wait_deadline = clock::deadline(end.since(clock::now()));
             }
             slow.patience.until(match (&slow.attempt, slow.wait_deadline, slow.deadline) {
                 (None, Some(wait), Some(whole)) => Some(wait.min(whole)),

@@ -93,6 +93,16 @@ impl Pace {
         self.ramp = self.ramp.max(dials.saturating_add(1));
     }
 
+    /// Whether a connection that comes back makes no difference.
+    pub(crate) fn is_at_first(&self, limits: &Limits) -> bool {
+        self.ramp == limits.first
+    }
+
+    /// Whether dials succeed, as far as is known.
+    pub(crate) fn is_well(&self) -> bool {
+        matches!(self.health, Health::Well { .. })
+    }
+
     /// A caller was served by a connection that came back.
     pub(crate) fn came_back(&mut self, limits: &Limits) {
         self.ramp = limits.first;

@@ -84,14 +84,16 @@ pub(crate) struct State<C> {
     pace: Pace,
     /// Somebody sees to it that the address is probed.
     probe_awaited: bool,
-    /// Somebody sees to it that more dials begin, if those under way take long.
-    haste_awaited: bool,
+    /// On which runtime a task looks after those who queue, if one does: see [`Shared::hasten`].
+    hastened_on: Option<runtime::Id>,
     /// A dial has ended since that was asked last.
     dial_ended: bool,
     /// Dials that nobody polls but a task of their own.
     detached: Vec<AbortHandle>,
     /// The books know that something may be idle here.
     warm: bool,
+    /// It may have more slots than it should.
+    crowded: bool,
     /// The keeper knows that something that it does not watch may be idle here.
     tended: bool,
     /// When the keeper comes to see whose time is over.
@@ -115,19 +117,42 @@ pub(crate) struct Waiter<C> {
     pub(crate) immediate: bool,
     /// Waits until the address is well.
     pub(crate) patient: bool,
+    /// Has no timer while it queues here: it is woken some time before.
+    pub(crate) woken_before: Option<Tick>,
 }
 
 impl<C> Waiter<C> {
-    /// Whether a connection is of use to this caller, and the caller free to take it.
-    fn takes(&self, entry: &Entry<C>) -> bool {
+    /// Whether a connection is of use to this caller.
+    fn can_use(&self, entry: &Entry<C>) -> bool {
         let known = entry.runtime.is_none() || entry.runtime == self.runtime;
-        known && !(self.fresh && entry.is_reused()) && self.cell.is_waiting()
+        known && !(self.fresh && entry.is_reused())
     }
 }
 
 impl<C> Clone for Waiter<C> {
     fn clone(&self) -> Self {
         Self { cell: Arc::clone(&self.cell), ..*self }
+    }
+}
+
+/// Where the caller stands who gets a connection.
+enum Next {
+    Dialing(Place),
+    Queued(Place),
+}
+
+impl<C> State<C> {
+    /// The oldest caller who can use a connection, and is free to take it: one in line for a dial may have a slot that
+    /// it does not know of yet.
+    fn first_for(&self, entry: &Entry<C>) -> Option<Next> {
+        let queued = self.queued.iter().find(|(_, waiter)| waiter.can_use(entry)).map(|(at, _)| *at);
+        let may_take = |waiter: &Waiter<C>| waiter.can_use(entry) && waiter.cell.is_waiting();
+        let dialing = self.dialing.iter().find(|(_, waiter)| may_take(waiter)).map(|(at, _)| *at);
+        match (dialing, queued) {
+            (Some(dialing), Some(queued)) if queued < dialing => Some(Next::Queued(queued)),
+            (Some(dialing), _) => Some(Next::Dialing(dialing)),
+            (None, queued) => queued.map(Next::Queued),
+        }
     }
 }
 
@@ -197,10 +222,11 @@ impl<C> Shared<C> {
                 history: History::default(),
                 pace,
                 probe_awaited: false,
-                haste_awaited: false,
+                hastened_on: None,
                 dial_ended: false,
                 detached: Vec::new(),
                 warm: false,
+                crowded: false,
                 tended: false,
                 due: None,
                 bell: None,
@@ -268,10 +294,43 @@ impl<C> Shared<C> {
                 drop(state);
                 self.ledger().keeper.take_in(self.me.clone());
             }
-        } else {
-            drop(state);
-            self.rest_or_serve(entry, news);
+            return;
         }
+        match self.hand_over_here(&mut state, entry) {
+            Ok(waker) => {
+                drop(state);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            Err(entry) => {
+                drop(state);
+                self.rest_or_serve(entry, news);
+            }
+        }
+    }
+
+    /// Gives a connection to the oldest caller here who can use it, if that is for this address alone to decide and
+    /// makes no difference to the books: nobody else wants its slot, and others stay in the queue.
+    fn hand_over_here(
+        &self,
+        state: &mut State<C>,
+        entry: Box<Entry<C>>,
+    ) -> Result<Option<Waker>, Box<Entry<C>>> {
+        let ours = !state.closed
+            && !state.crowded
+            && state.generation == entry.record.generation
+            && state.pace.is_at_first(&self.settings.dialing)
+            && !entry.is_gone()
+            && !self.ledger().is_pressed_by_others(&self.seating);
+        let waiter = match state.first_for(&entry).filter(|_| ours) {
+            Some(Next::Dialing(place)) => state.dialing.remove(place),
+            Some(Next::Queued(place)) if state.queued.len() > 1 => state.queued.remove(place),
+            Some(Next::Queued(_)) | None => None,
+        };
+        let Some(waiter) = waiter else { return Err(entry) };
+        if entry.is_reused() {
+            self.tally.bump_locked(Event::Reused);
+        }
+        Ok(waiter.cell.grant(Grant::Conn(entry)))
     }
 
     #[cold]
@@ -330,7 +389,8 @@ impl<C> Shared<C> {
         }
         let account = self.partition().account;
         let seat = self.seating.get();
-        if seat.is_some_and(|seat| books.slots_of(seat) > self.settings.max_conns.get()) {
+        state.crowded = seat.is_some_and(|seat| books.slots_of(seat) > self.settings.max_conns.get());
+        if state.crowded {
             return Fate::Closes(Event::Retired);
         }
         if books.is_over(account) || books.is_claimed(account, self.seating.get()) {
@@ -357,21 +417,16 @@ impl<C> Shared<C> {
 
     /// Takes the oldest caller out of the line who can use a connection.
     fn next_for(&self, books: &mut Books, state: &mut State<C>, entry: &Entry<C>) -> Option<Waiter<C>> {
-        let first =
-            |line: &Line<Waiter<C>>| line.iter().find(|(_, waiter)| waiter.takes(entry)).map(|(at, _)| *at);
-        match (first(&state.dialing), first(&state.queued)) {
-            (Some(dialing), queued) if queued.is_none_or(|queued| dialing < queued) => {
-                state.dialing.remove(dialing)
-            }
-            (_, Some(queued)) => {
-                let waiter = state.queued.remove(queued);
+        match state.first_for(entry)? {
+            Next::Dialing(place) => state.dialing.remove(place),
+            Next::Queued(place) => {
+                let waiter = state.queued.remove(place);
                 if let Some(seat) = self.seating.get() {
                     books.had_turn(seat);
                 }
                 self.sync(books, state);
                 waiter
             }
-            (_, None) => None,
         }
     }
 

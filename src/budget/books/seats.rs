@@ -12,16 +12,22 @@ pub(crate) struct Seat {
     pub(crate) member: Arc<dyn Member>,
     pub(super) account: AccountId,
     pub(crate) counts: Counts,
-    /// Callers that queue at the address for a slot.
+    /// Callers that queue at the address for a slot, as far as is known: those who get in line behind others, or are
+    /// served by what comes back while others stay, are not told of.
     pub(super) queued: usize,
-    /// How many of them `max_conns` lets have one.
-    pub(super) waiting: usize,
-    /// How many of these may dial now.
+    /// How many of them may dial now.
     pub(super) demand: usize,
     /// Its place in the turns, while somebody queues. Kept while `max_conns` bars it from the ring.
     pub(super) turn: Option<Place>,
     /// Where it is among the account's members, while it has slots.
     pub(super) index: Option<usize>,
+}
+
+impl Seat {
+    /// How many of those who queue here `max_conns` lets have a slot.
+    pub(super) fn may_have(&self, queued: usize) -> usize {
+        queued.min(self.member.max_conns().saturating_sub(self.counts.total()))
+    }
 }
 
 impl Books {
@@ -40,7 +46,6 @@ impl Books {
             account,
             counts: Counts::default(),
             queued: 0,
-            waiting: 0,
             demand: 0,
             turn: None,
             index: None,
@@ -52,13 +57,9 @@ impl Books {
     /// let them have. Frees the seat when nothing is left of either.
     pub(crate) fn sync(&mut self, id: SeatId, queued: usize) {
         let seat = &self.seats[id];
-        let (account, turn, before, waited) = (seat.account, seat.turn, seat.demand, seat.waiting);
-        let waiting = queued.min(seat.member.max_conns().saturating_sub(seat.counts.total()));
-        let wanting = waiting.saturating_sub(seat.member.coming());
+        let (account, turn, before) = (seat.account, seat.turn, seat.demand);
+        let wanting = seat.may_have(queued).saturating_sub(seat.member.coming());
         let demand = wanting.min(seat.member.may_dial().saturating_sub(seat.counts.get(Kind::Dialing)));
-        if waiting != waited {
-            self.each_above(account, |above| above.waiting = above.waiting - waited + waiting);
-        }
         let new_turn = match (queued, turn) {
             (0, _) => None,
             (_, Some(turn)) => Some(turn),
@@ -77,7 +78,8 @@ impl Books {
             self.accounts[account].ring.insert(turn, Turn::Seat(id));
         }
         let seat = &mut self.seats[id];
-        (seat.queued, seat.waiting, seat.demand, seat.turn) = (queued, waiting, demand, new_turn);
+        (seat.queued, seat.demand, seat.turn) = (queued, demand, new_turn);
+        seat.member.seating().set_demand(demand);
         self.demand_changed(account, before, demand);
         let seat = &self.seats[id];
         if seat.counts.total() == 0 {

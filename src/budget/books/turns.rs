@@ -25,7 +25,6 @@ impl Books {
             account.applicants_turn = Some(place);
             account.ring.insert(place, Turn::Applicants);
         }
-        self.each_above(id, |above| above.waiting += 1);
         self.demand_changed(id, 0, weight);
         Some(place)
     }
@@ -40,7 +39,6 @@ impl Books {
         {
             account.ring.remove(turn);
         }
-        self.each_above(id, |above| above.waiting -= 1);
         self.demand_changed(id, applicant.weight, 0);
         Some(applicant)
     }
@@ -124,18 +122,15 @@ impl Books {
     }
 
     fn grant_seat(&mut self, id: SeatId) -> Option<Waker> {
-        let seat = &self.seats[id];
-        let queued = seat.queued;
-        let member = Arc::clone(&seat.member);
+        let member = Arc::clone(&self.seats[id].member);
         let slot = self.take_slot(member.partition(), id);
-        self.sync(id, queued - 1);
-        self.had_turn(id);
-        let waker = member.serve(slot).unwrap_or_else(|slot| {
+        let (waker, queued) = member.serve(slot).unwrap_or_else(|slot| {
             // Never seen; a panic here would have the slot come back under the lock.
-            self.sync(id, 0);
             self.unclaimed.push(slot);
-            None
+            (None, 0)
         });
+        self.sync(id, queued);
+        self.had_turn(id);
         self.departed.push(member);
         waker
     }

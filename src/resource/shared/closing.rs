@@ -117,7 +117,7 @@ impl<C> Shared<C> {
         self.sync(&mut books, &state);
         let rests = state.idle.len() > 0;
         state.tended |= rests;
-        state.warm = false; // the next put looks at all of them
+        (state.warm, state.crowded) = (false, true); // the next put looks at all of them
         drop(state);
         self.ledger().settle(books);
         if rests {

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::runtime;
 
@@ -225,24 +226,37 @@ impl<C> Shared<C> {
     }
 
     /// Whether somebody has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
-    pub(crate) fn await_haste(&self) -> bool {
+    pub(crate) fn await_haste(&self, runtime: runtime::Id) -> bool {
         let mut state = self.state.lock();
-        let awaited = state.haste_awaited || state.queued.is_empty();
-        state.haste_awaited |= !awaited;
-        !awaited
-    }
-
-    pub(crate) fn haste_ended(&self) {
-        self.state.lock().haste_awaited = false;
-    }
-
-    /// Some time has passed: if no dial has ended in it, twice as many may be under way, where callers queue for want of them. `false`: nobody does.
-    pub(crate) fn hasten(&self) -> bool {
-        let (mut books, mut state) = self.both();
-        if state.queued.is_empty() {
-            state.haste_awaited = false;
+        if state.hastened_on.is_some() || state.queued.is_empty() {
             return false;
         }
+        state.hastened_on = Some(runtime);
+        true
+    }
+
+    /// Whoever was to hasten is gone: those who count on it keep their time themselves.
+    pub(crate) fn haste_ended(&self) {
+        let wakers: Vec<_> = {
+            let mut state = self.state.lock();
+            state.hastened_on = None;
+            state.queued.iter().filter_map(|(_, waiter)| waiter.cell.take_waker()).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Some time has passed: if no dial has ended in it, twice as many may be under way, where callers queue for want
+    /// of them. Wakes those whose patience ends within `soon`. `false`: nobody queues.
+    pub(crate) fn hasten(&self, soon: Duration) -> bool {
+        let (mut books, mut state) = self.both();
+        if state.queued.is_empty() {
+            state.hastened_on = None;
+            return false;
+        }
+        let now = clock::now();
+        let wakes = |waiter: &Waiter<C>| waiter.woken_before.is_some_and(|end| end.since(now) <= soon);
+        let waiters = state.queued.iter().filter(|(_, waiter)| wakes(waiter));
+        let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect();
         let dials = self.dials(&books);
         let stalled = !std::mem::take(&mut state.dial_ended);
         if stalled && dials > 0 && dials >= state.pace.allowed(&self.settings.dialing) {
@@ -251,6 +265,7 @@ impl<C> Shared<C> {
         }
         drop(state);
         self.ledger().settle(books);
+        wakers.into_iter().for_each(Waker::wake);
         true
     }
 
@@ -292,6 +307,11 @@ impl<C> Shared<C> {
 }
 
 impl<C> State<C> {
+    fn next_place(&mut self) -> Place {
+        self.last_place += 1;
+        self.last_place
+    }
+
     /// Why the address pauses.
     fn failure(&self) -> DialError {
         let timed_out = || DialError::from(io::Error::new(io::ErrorKind::TimedOut, "dials timed out"));
@@ -319,6 +339,26 @@ impl<C> State<C> {
 }
 
 impl<C: Send + 'static> Shared<C> {
+    /// Gets in line behind others, if all that can be done for them has been done: then there is nothing to be done for
+    /// this one either, and the books need not know of it.
+    pub(crate) fn enqueue_behind(&self, waiter: Waiter<C>, rests: u64) -> Option<Place> {
+        let mut state = self.state.lock();
+        let behind = !state.queued.is_empty()
+            && !state.closed
+            && state.rests == rests
+            && state.hastened_on.is_some()
+            && state.hastened_on == waiter.runtime
+            && state.pace.is_well()
+            && !waiter.fresh
+            && !waiter.immediate
+            && !self.ledger().is_unsettled();
+        behind.then(|| {
+            let place = state.next_place();
+            state.queued.insert(place, waiter);
+            place
+        })
+    }
+
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
     pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u64) -> Queued {
         let (mut books, mut state) = self.both();
@@ -348,8 +388,7 @@ impl<C: Send + 'static> Shared<C> {
             state.pace.urge(books.dials_of(seat));
         }
         self.may_dial.store(state.pace.allowed(&self.settings.dialing), Ordering::Relaxed);
-        state.last_place += 1;
-        let place = state.last_place;
+        let place = state.next_place();
         // One that wants none of the idle ones needs their room if the address has no other.
         let surplus = match waiter.fresh && books.slots_of(seat) >= self.settings.max_conns.get() {
             true => state.idle.take_oldest(),

@@ -36,11 +36,15 @@ impl<C: Send + 'static> Member for Shared<C> {
         entry.map(|entry| Box::new(Closing { shared: self, entry }) as Box<dyn Victim>)
     }
 
-    fn serve(&self, slot: Slot) -> Result<Option<Waker>, Slot> {
+    fn serve(&self, slot: Slot) -> Result<(Option<Waker>, usize), Slot> {
         let mut state = self.state.lock();
         let Some((place, waiter)) = state.queued.pop_front() else { return Err(slot) };
         state.dialing.insert(place, waiter.clone());
-        Ok(waiter.cell.grant(Grant::Slot(slot)))
+        Ok((waiter.cell.grant(Grant::Slot(slot)), state.queued.len()))
+    }
+
+    fn queued(&self) -> usize {
+        self.state.lock().queued.len()
     }
 
     fn dial_ended(&self, dials: usize) -> Option<usize> {
