@@ -1,41 +1,76 @@
 //! `bb8`'s pool.
 
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 
-use tokio::net::TcpStream;
+use bb8::{ManageConnection, PooledConnection};
 
-use super::{connect, is_fit};
+use super::{Bounded, Object, Pool};
 
-pub type Pool = bb8::Pool<Tcp>;
+pub type Bb8<T> = bb8::Pool<Connects<T>>;
 
-pub struct Tcp(SocketAddr);
+pub struct Connects<T> {
+    to: SocketAddr,
+    makes: PhantomData<fn() -> T>,
+}
 
-pub struct Connection {
-    pub stream: TcpStream,
-    /// It has served before.
-    pub used: bool,
+/// Its way to discard a connection is to ask the manager whether it is broken.
+pub struct Connection<T> {
+    pub object: T,
     pub broken: bool,
 }
 
-impl bb8::ManageConnection for Tcp {
-    type Connection = Connection;
+impl<T: Object> ManageConnection for Connects<T> {
+    type Connection = Connection<T>;
     type Error = io::Error;
 
-    async fn connect(&self) -> io::Result<Connection> {
-        Ok(Connection { stream: connect(self.0).await?, used: false, broken: false })
+    async fn connect(&self) -> io::Result<Connection<T>> {
+        Ok(Connection { object: T::connect(self.to).await?, broken: false })
     }
 
-    async fn is_valid(&self, conn: &mut Connection) -> io::Result<()> {
-        if is_fit(&conn.stream) { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
+    async fn is_valid(&self, conn: &mut Connection<T>) -> io::Result<()> {
+        if conn.object.is_fit() { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 
-    fn has_broken(&self, conn: &mut Connection) -> bool {
+    fn has_broken(&self, conn: &mut Connection<T>) -> bool {
         conn.broken
     }
 }
 
-pub async fn pool(address: SocketAddr, size: u32, checks: bool) -> Pool {
-    let pool = bb8::Pool::builder().max_size(size).test_on_check_out(checks);
-    pool.build(Tcp(address)).await.expect("a pool")
+impl<T: Object> Pool<T> for Bb8<T> {
+    type Conn<'a> = PooledConnection<'a, Connects<T>>;
+
+    #[inline]
+    async fn get(&self) -> Self::Conn<'_> {
+        bb8::Pool::get(self).await.expect("a connection")
+    }
+
+    #[inline]
+    fn object<'c>(&self, conn: &'c mut Self::Conn<'_>) -> &'c mut T {
+        &mut conn.object
+    }
+
+    #[inline]
+    fn put(&self, conn: Self::Conn<'_>) {
+        drop(conn);
+    }
+
+    fn discard(&self, mut conn: Self::Conn<'_>) {
+        conn.broken = true;
+    }
+}
+
+impl<T: Object> Bounded<T> for Bb8<T> {
+    const NAME: &'static str = "bb8";
+
+    fn open(to: SocketAddr, size: usize) -> Self {
+        pool(to, size, true)
+    }
+}
+
+pub fn pool<T: Object>(to: SocketAddr, size: usize, checks: bool) -> Bb8<T> {
+    let size = size.try_into().expect("a size that bb8 can count");
+    let connects = Connects { to, makes: PhantomData };
+    bb8::Pool::builder().max_size(size).test_on_check_out(checks).build_unchecked(connects)
 }

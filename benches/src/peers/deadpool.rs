@@ -1,46 +1,66 @@
 //! `deadpool`'s managed pool.
 
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 
-use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use tokio::net::TcpStream;
+use deadpool::managed::{Manager, Metrics, Object as Pooled, Pool as Managed, RecycleError, RecycleResult};
 
-use super::{connect, is_fit};
+use super::{Bounded, Object, Pool};
 
-pub type Pool = managed::Pool<Tcp>;
+pub type Deadpool<T> = Managed<Connects<T>>;
 
-pub struct Tcp {
-    address: SocketAddr,
+pub struct Connects<T> {
+    to: SocketAddr,
     checks: bool,
+    makes: PhantomData<fn() -> T>,
 }
 
-impl managed::Manager for Tcp {
-    type Type = TcpStream;
+impl<T: Object> Manager for Connects<T> {
+    type Type = T;
     type Error = io::Error;
 
-    async fn create(&self) -> io::Result<TcpStream> {
-        connect(self.address).await
+    async fn create(&self) -> io::Result<T> {
+        T::connect(self.to).await
     }
 
-    async fn recycle(&self, stream: &mut TcpStream, _: &Metrics) -> RecycleResult<io::Error> {
-        if !self.checks || is_fit(stream) { Ok(()) } else { Err(RecycleError::message("not fit")) }
+    async fn recycle(&self, object: &mut T, _: &Metrics) -> RecycleResult<io::Error> {
+        if !self.checks || object.is_fit() { Ok(()) } else { Err(RecycleError::message("not fit")) }
     }
 }
 
-pub fn pool(address: SocketAddr, size: usize) -> Pool {
-    pool_checking(address, size, true)
+impl<T: Object> Pool<T> for Deadpool<T> {
+    type Conn<'a> = Pooled<Connects<T>>;
+
+    #[inline]
+    async fn get(&self) -> Self::Conn<'_> {
+        Managed::get(self).await.expect("a connection")
+    }
+
+    #[inline]
+    fn object<'c>(&self, conn: &'c mut Self::Conn<'_>) -> &'c mut T {
+        conn
+    }
+
+    #[inline]
+    fn put(&self, conn: Self::Conn<'_>) {
+        drop(conn);
+    }
+
+    fn discard(&self, conn: Self::Conn<'_>) {
+        drop(Pooled::take(conn));
+    }
 }
 
-pub fn pool_checking(address: SocketAddr, size: usize, checks: bool) -> Pool {
-    Pool::builder(Tcp { address, checks }).max_size(size).build().expect("a pool without timeouts")
+impl<T: Object> Bounded<T> for Deadpool<T> {
+    const NAME: &'static str = "deadpool";
+
+    fn open(to: SocketAddr, size: usize) -> Self {
+        pool(to, size, true)
+    }
 }
 
-pub fn is_reused(object: &managed::Object<Tcp>) -> bool {
-    managed::Object::metrics(object).recycle_count > 0
-}
-
-/// Out of the pool.
-pub fn take(object: managed::Object<Tcp>) -> TcpStream {
-    managed::Object::take(object)
+pub fn pool<T: Object>(to: SocketAddr, size: usize, checks: bool) -> Deadpool<T> {
+    let connects = Connects { to, checks, makes: PhantomData };
+    Managed::builder(connects).max_size(size).build().expect("a pool without timeouts")
 }

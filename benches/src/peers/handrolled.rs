@@ -1,48 +1,73 @@
 //! The leanest pool one would write oneself: a semaphore, and a stack of idle connections.
 
-use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{connect, is_fit};
+use super::{Bounded, Object, Pool};
 
-pub struct Pool {
-    address: SocketAddr,
-    idle: Mutex<Vec<TcpStream>>,
+pub struct HandRolled<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    to: SocketAddr,
+    idle: Mutex<Vec<T>>,
     permits: Semaphore,
 }
 
-pub struct Pooled<'a> {
-    pool: &'a Pool,
-    pub stream: TcpStream,
-    _permit: SemaphorePermit<'a>,
+/// The connection goes before its permit.
+pub struct Pooled<'a, T> {
+    object: T,
+    permit: SemaphorePermit<'a>,
 }
 
-impl Pool {
-    pub fn new(address: SocketAddr, size: usize) -> Self {
-        Self { address, idle: Mutex::new(Vec::with_capacity(size)), permits: Semaphore::new(size) }
-    }
-
-    pub async fn get(&self) -> io::Result<Pooled<'_>> {
-        let permit = self.permits.acquire().await.map_err(io::Error::other)?;
-        loop {
-            let idle = self.idle.lock().pop();
-            let stream = match idle {
-                Some(stream) if is_fit(&stream) => stream,
-                Some(_unfit) => continue,
-                None => connect(self.address).await?,
-            };
-            return Ok(Pooled { pool: self, stream, _permit: permit });
-        }
+impl<T> Clone for HandRolled<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
-impl Pooled<'_> {
-    pub fn put(self) {
-        let Pooled { pool, stream, _permit } = self;
-        pool.idle.lock().push(stream);
+impl<T: Object> Pool<T> for HandRolled<T> {
+    type Conn<'a> = Pooled<'a, T>;
+
+    #[inline]
+    async fn get(&self) -> Self::Conn<'_> {
+        let Shared { to, idle, permits } = &*self.0;
+        let permit = permits.acquire().await.expect("never closed");
+        let object = loop {
+            let found = idle.lock().pop();
+            match found {
+                Some(object) if object.is_fit() => break object,
+                Some(_unfit) => {}
+                None => break T::connect(*to).await.expect("a connection"),
+            }
+        };
+        Pooled { object, permit }
+    }
+
+    #[inline]
+    fn object<'c>(&self, conn: &'c mut Self::Conn<'_>) -> &'c mut T {
+        &mut conn.object
+    }
+
+    #[inline]
+    fn put(&self, conn: Self::Conn<'_>) {
+        let Pooled { object, permit } = conn;
+        self.0.idle.lock().push(object);
+        drop(permit);
+    }
+
+    fn discard(&self, conn: Self::Conn<'_>) {
+        drop(conn);
+    }
+}
+
+impl<T: Object> Bounded<T> for HandRolled<T> {
+    const NAME: &'static str = "hand-rolled: Semaphore + Mutex<Vec>";
+
+    fn open(to: SocketAddr, size: usize) -> Self {
+        let idle = Mutex::new(Vec::with_capacity(size));
+        Self(Arc::new(Shared { to, idle, permits: Semaphore::new(size) }))
     }
 }

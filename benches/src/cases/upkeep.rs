@@ -9,10 +9,12 @@ use fdpool::{Budget, ConnResource};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Builder;
 
+use crate::report::{Report, table};
+
 /// As many as the process may have descriptors for, both ends being in it.
 const CONNECTIONS: usize = 9_500;
 
-pub fn run(quiet: Duration) {
+pub fn run(report: &mut Report, quiet: Duration) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
@@ -38,7 +40,6 @@ pub fn run(quiet: Duration) {
         let (began, before) = (Instant::now(), processor_time());
         tokio::time::sleep(quiet).await;
         let share = (processor_time() - before).as_secs_f64() / began.elapsed().as_secs_f64();
-        println!("\n{CONNECTIONS} quiet idle connections: {:.4} % of a core over {quiet:?}", share * 100.0);
 
         let gone = peers.split_off(CONNECTIONS / 2);
         let began = Instant::now();
@@ -48,12 +49,14 @@ pub fn run(quiet: Duration) {
             // Stats take time in proportion to the addresses: often, they would be what is measured.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        println!(
-            "{} of them closed by their peers within {closed:.1?}: gone {:.1?} after the first, {:.1?} after the last",
-            CONNECTIONS - CONNECTIONS / 2,
-            began.elapsed(),
-            began.elapsed() - closed
-        );
+        let mut table = table(["", "found"]);
+        table.add_row(["of a core, while all are quiet", &format!("{:.4} %", share * 100.0)]);
+        let gone = CONNECTIONS - CONNECTIONS / 2;
+        table.add_row([&format!("{gone} are closed by their peers within"), &format!("{closed:.1?}")]);
+        table.add_row(["all of those are gone after", &format!("{:.1?}", began.elapsed())]);
+        let notes =
+            format!("{CONNECTIONS} idle connections, quiet for {quiet:?}; then half of them are closed.");
+        report.section("upkeep", &notes, &table);
         assert_eq!(budget.stats().stale as usize, CONNECTIONS - CONNECTIONS / 2);
         drop(resources);
         for peer in &mut peers {

@@ -1,7 +1,7 @@
 //! A server that closes what has been idle for 50 ms, and gets at 1 kHz: how many of them return a connection that was
 //! closed more than two ticks of the coarse clock before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +13,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::peers::{bb8, deadpool};
+use crate::measure::Draw;
+use crate::peers::Pool;
+use crate::peers::bb8::{self, Bb8};
+use crate::peers::deadpool::{self, Deadpool};
+use crate::report::{Report, table, versioned};
 
 const GETS: usize = 20_000;
 const EVERY: Duration = Duration::from_millis(1);
@@ -28,15 +32,15 @@ type Closed = Arc<Mutex<HashMap<(SocketAddr, SocketAddr), Instant>>>;
 /// What came of the gets.
 #[derive(Default)]
 struct Tally {
+    /// Both ends of what was in use before.
+    known: HashSet<(SocketAddr, SocketAddr)>,
     reused: usize,
     stale: usize,
     failed: usize,
 }
 
-pub fn run() {
+pub fn run(report: &mut Report) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    println!("\n{GETS} gets at 1 kHz over {PEERS} addresses whose server closes what is idle for {IDLE:?}");
-    println!("{:<44} {:>8} {:>22} {:>16}", "", "reused", "closed > 8 ms before", "failed exchanges");
     runtime.block_on(async {
         let closed = Closed::default();
         let mut addresses = Vec::new();
@@ -48,53 +52,25 @@ pub fn run() {
             .iter()
             .map(|address| ConnResource::builder(*address, Tcp::default()).budget(&budget).build())
             .collect();
-        let mut tally = Tally::default();
-        let mut ticks = every();
-        for n in 0..GETS {
-            ticks.tick().await;
-            let asked = Instant::now();
-            let mut conn = resources[draw(n) % PEERS].get().await.expect("a connection");
-            let reused = conn.is_reused();
-            if tally.exchange(&closed, asked, &mut conn, reused).await {
-                conn.put();
-            }
+        let mut found = table(["", "reused", "closed > 8 ms before", "failed exchanges"]);
+        let mut tell = |name: &str, tally: Tally| {
+            let Tally { reused, stale, failed, .. } = tally;
+            found.add_row([versioned(name), reused.to_string(), stale.to_string(), failed.to_string()]);
+        };
+        tell("fdpool", Tally::of(&resources, &closed).await);
+        for (checks, how) in [(true, "try_read when taken"), (false, "no check")] {
+            let pools: Vec<Deadpool<TcpStream>> =
+                addresses.iter().map(|address| deadpool::pool(*address, 16, checks)).collect();
+            tell(&format!("deadpool, {how}"), Tally::of(&pools, &closed).await);
+            let pools: Vec<Bb8<TcpStream>> =
+                addresses.iter().map(|address| bb8::pool(*address, 16, checks)).collect();
+            tell(&format!("bb8, {how}"), Tally::of(&pools, &closed).await);
         }
-        tally.print("fdpool");
-
-        for checks in [true, false] {
-            let pools: Vec<_> =
-                addresses.iter().map(|address| deadpool::pool_checking(*address, 16, checks)).collect();
-            let mut tally = Tally::default();
-            let mut ticks = every();
-            for n in 0..GETS {
-                ticks.tick().await;
-                let asked = Instant::now();
-                let mut conn = pools[draw(n) % PEERS].get().await.expect("a connection");
-                let reused = deadpool::is_reused(&conn);
-                if !tally.exchange(&closed, asked, &mut conn, reused).await {
-                    drop(deadpool::take(conn));
-                }
-            }
-            tally.print(if checks { "deadpool, try_read when taken" } else { "deadpool, no check" });
-        }
-
-        for checks in [true, false] {
-            let mut pools = Vec::new();
-            for address in &addresses {
-                pools.push(bb8::pool(*address, 16, checks).await);
-            }
-            let mut tally = Tally::default();
-            let mut ticks = every();
-            for n in 0..GETS {
-                ticks.tick().await;
-                let asked = Instant::now();
-                let mut conn = pools[draw(n) % PEERS].get().await.expect("a connection");
-                let reused = std::mem::replace(&mut conn.used, true);
-                let good = tally.exchange(&closed, asked, &mut conn.stream, reused).await;
-                conn.broken = !good;
-            }
-            tally.print(if checks { "bb8, try_read when taken" } else { "bb8, no check" });
-        }
+        let notes = format!(
+            "{GETS} gets at 1 kHz over {PEERS} addresses whose server closes what is idle for {IDLE:?}: how many return \
+             a connection that was closed more than two ticks of the coarse clock before."
+        );
+        report.section("stale", &notes, &found);
     });
 }
 
@@ -104,25 +80,29 @@ fn every() -> tokio::time::Interval {
     ticks
 }
 
-/// The same addresses in the same order for all (splitmix64; Steele, Lea, Flood 2014).
-fn draw(n: usize) -> usize {
-    let mut z = (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (z ^ (z >> 31)) as usize
-}
-
 impl Tally {
+    /// The same addresses in the same order for all.
+    async fn of<P: Pool<TcpStream>>(pools: &[P], closed: &Closed) -> Self {
+        let (mut tally, mut draw, mut ticks) = (Self::default(), Draw::default(), every());
+        for _ in 0..GETS {
+            ticks.tick().await;
+            let pool = &pools[draw.below(PEERS)];
+            let asked = Instant::now();
+            let mut conn = pool.get().await;
+            if tally.exchange(closed, asked, pool.object(&mut conn)).await {
+                pool.put(conn);
+            } else {
+                pool.discard(conn);
+            }
+        }
+        tally
+    }
+
     /// Asks and hears the answer. `false`: the connection failed.
-    async fn exchange(
-        &mut self,
-        closed: &Closed,
-        asked: Instant,
-        conn: &mut TcpStream,
-        reused: bool,
-    ) -> bool {
-        self.reused += usize::from(reused);
+    async fn exchange(&mut self, closed: &Closed, asked: Instant, conn: &mut TcpStream) -> bool {
         let ends = conn.local_addr().ok().zip(conn.peer_addr().ok());
+        let reused = ends.is_some_and(|ends| !self.known.insert(ends));
+        self.reused += usize::from(reused);
         let when = ends.and_then(|ends| closed.lock().expect("not poisoned").get(&ends).copied());
         // A fresh one may have the address of one that was closed, until its server has accepted it.
         self.stale +=
@@ -135,10 +115,6 @@ impl Tally {
         let good = exchanged.await.is_ok();
         self.failed += usize::from(!good);
         good
-    }
-
-    fn print(&self, name: &str) {
-        println!("{name:<44} {:>8} {:>22} {:>16}", self.reused, self.stale, self.failed);
     }
 }
 

@@ -1,0 +1,101 @@
+//! Ten thousand addresses with one idle connection each, and each pair at a random one of them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fdpool::{Address, Budget};
+use parking_lot::Mutex;
+use rlimit::Resource;
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+
+use crate::loopback::{Manner, Server};
+use crate::measure::{self, Contender, Draw, Timed, named};
+use crate::peers::keyed::{HandRolled, Keyed, Named, deadpools, resources};
+use crate::peers::{Object, Unit};
+use crate::plot::{Group, Plot};
+use crate::report::{Asked, Report, number, timings};
+
+const ADDRESSES: usize = 10_000;
+const ROUNDS: usize = 100;
+const PAIRS: usize = 20_000;
+const HANDLES: &str = "fdpool, a handle kept for each";
+const NAMES: &str = "fdpool, Peers by the address's text";
+const BASE: &str = "hand-rolled: Semaphore + Mutex<HashMap>";
+const CONTENDERS: usize = 4;
+/// Descriptors that are no connections.
+const SPARE: u64 = 200;
+
+pub fn run(report: &mut Report) {
+    let (_, hard) = Resource::NOFILE.get().expect("a limit of descriptors");
+    let enough = rlimit::increase_nofile_limit(hard).expect("up to the hard limit").saturating_sub(SPARE);
+    let open = ADDRESSES.min(enough as usize / CONTENDERS);
+    let server = Server::start(Manner::Echo);
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let addresses: Vec<_> = (0..ADDRESSES).map(|n| server.address(n)).collect();
+        let units = measured::<Unit>(&addresses).await;
+        let streams = measured::<TcpStream>(&addresses[..open]).await;
+
+        let notes = format!(
+            "{ADDRESSES} addresses with one idle unit each; each pair at a random address; {ROUNDS} rounds of {PAIRS} \
+             pairs."
+        );
+        report.section("keyed: units", &notes, &timings(&units, named(&units, BASE)));
+        let notes = format!("The same with {open} live TcpStreams each, as many as there are descriptors for.");
+        report.section("keyed: live TcpStreams", &notes, &timings(&streams, named(&streams, BASE)));
+        for (what, timed) in [("units", &units), ("streams", &streams)] {
+            for name in [HANDLES, NAMES] {
+                let ratio = named(timed, name).ratio_to(named(timed, BASE));
+                report.bar(format!("keyed {what}, {name}, of the hand-rolled's"), ratio, Asked::AtMost(0.8));
+            }
+        }
+        let open = format!("{} addresses, a live TcpStream each", number(open as f64));
+        report.plot("keyed", Plot::Bars {
+            title: "get + put at a random address, nanoseconds".into(),
+            groups: vec![
+                group(format!("{} addresses, a unit each", number(ADDRESSES as f64)), &units),
+                group(open, &streams),
+            ],
+        });
+    });
+}
+
+async fn measured<T: Object>(addresses: &[SocketAddr]) -> Vec<Timed> {
+    let n = addresses.len();
+    let names = addresses.iter().map(|address| Address::from(*address)).collect();
+    let contenders = vec![
+        contender(HANDLES, "", n, resources::<T>(addresses, &Budget::new(n))),
+        contender(NAMES, "", n, Named::<T>::new(names, &Budget::new(n))),
+        contender(BASE, "", n, HandRolled::<T>::new(addresses, n)),
+        contender("deadpool, one for each", "no limit over all", n, deadpools::<T>(addresses, 1)),
+    ];
+    assert_eq!(contenders.len(), CONTENDERS);
+    measure::in_turn(contenders, ROUNDS, PAIRS).await
+}
+
+/// The first time it is run, it opens a connection to each address.
+fn contender<T: Object>(name: &str, note: &'static str, addresses: usize, pool: impl Keyed<T>) -> Contender {
+    let draw = Arc::new(Mutex::new(None::<Draw>));
+    Contender::new(name, note, move |n| {
+        let (pool, draw) = (pool.clone(), Arc::clone(&draw));
+        async move {
+            let begun = draw.lock().take();
+            if begun.is_none() {
+                for key in 0..addresses {
+                    pool.pair(key).await;
+                }
+            }
+            let mut keys = begun.unwrap_or_default();
+            for _ in 0..n {
+                pool.pair(keys.below(addresses)).await;
+            }
+            *draw.lock() = Some(keys);
+        }
+    })
+}
+
+fn group(title: String, timed: &[Timed]) -> Group {
+    let bar = |timed: &Timed| (timed.name.clone(), timed.median(), number(timed.median()));
+    Group { title, bars: timed.iter().map(bar).collect() }
+}
