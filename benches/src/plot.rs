@@ -98,26 +98,44 @@ fn draw_bars(path: &Path, title: &str, groups: &[Group]) -> Drawn {
     let rows: usize = groups.iter().map(|group| group.bars.len()).sum();
     let height = 2 * MARGIN + TITLE + groups.len() as i32 * (LINE + 14) + rows as i32 * LINE;
     let area = canvas(path, height, title)?;
-    let (names, values) = (310, 110);
+    let (names, values) = (310, 170);
     let longest = WIDTH as i32 - names - values - MARGIN;
     let mut y = MARGIN + TITLE;
     for group in groups {
         y += 14;
         area.draw_text(&group.title, &text(14, INK, HPos::Left, VPos::Center), (MARGIN, y + LINE / 2))?;
         y += LINE;
-        let most = group.bars.iter().map(|(_, value, _)| *value).fold(f64::MIN_POSITIVE, f64::max);
+        let most = scale(group);
         for (name, value, words) in &group.bars {
             let middle = y + LINE / 2;
             let color = if is_ours(name) { OURS } else { THEIRS[1] };
-            let end = names + ((value / most * f64::from(longest)) as i32).max(2);
+            let end = names + ((value.min(most) / most * f64::from(longest)) as i32).max(2);
             area.draw_text(name, &text(14, INK, HPos::Right, VPos::Center), (names - 10, middle))?;
             area.draw(&Rectangle::new([(names, y + 5), (end, y + LINE - 5)], color.filled()))?;
+            if *value > most {
+                // Longer than there is room for: broken.
+                let gap = [
+                    (end - 26, y + LINE - 4),
+                    (end - 20, y + 4),
+                    (end - 14, y + 4),
+                    (end - 20, y + LINE - 4),
+                ];
+                area.draw(&Polygon::new(gap, WHITE.filled()))?;
+            }
             area.draw_text(words, &text(14, INK, HPos::Left, VPos::Center), (end + 8, middle))?;
             y += LINE;
         }
     }
     area.present()?;
     Ok(())
+}
+
+/// What the longest bar stands for: the greatest value, unless it makes the others vanish.
+fn scale(group: &Group) -> f64 {
+    let mut values: Vec<f64> = group.bars.iter().map(|(_, value, _)| *value).collect();
+    values.sort_by(f64::total_cmp);
+    let (middle, most) = (values[values.len() / 2], values[values.len() - 1]);
+    most.min(4.0 * middle)
 }
 
 /// Where a value is along an axis, from 0 to 1.

@@ -76,6 +76,14 @@ impl Entrant<Round> {
         median(self.rounds.iter().map(|round| round.busiest_to_least))
     }
 
+    /// A number that says little says so: those who are stuck are in none.
+    fn words(&self, value: f64) -> String {
+        match self.stuck() / ROUNDS {
+            0 => number(value),
+            stuck => format!("{} ({stuck} tasks stuck)", number(value)),
+        }
+    }
+
     fn stuck(&self) -> usize {
         self.rounds.iter().map(|round| round.stuck).sum()
     }
@@ -97,7 +105,9 @@ pub fn run(report: &mut Report) {
     let notes = format!(
         "{TASKS} tasks on {CONNECTIONS} connections, {WORKERS} workers, {ROUNDS} rounds of {ROUND:?}. While it holds \
          its connection, a task lets the others run once: most gets wait. This is what is asked about. Times are of a \
-         get, medians of the rounds. fdpool once has a budget of that many, and once `max_conns` in a large budget. bb8 and fast_pool let newcomers pass those who wait."
+         get, medians of the rounds. fdpool once has a budget of that many, and once `max_conns` in \
+         a large budget. bb8 and fast_pool let newcomers pass those who wait. Stuck are tasks that do not end within \
+         {PATIENCE:?} when they are told to; what they waited is in none of the times."
     );
     report.section("contended: tasks wait for each other", &notes, &rows(&holding));
     let notes =
@@ -120,7 +130,10 @@ pub fn run(report: &mut Report) {
     }
     let bars = |title: &str, value: fn(&Entrant<Round>) -> f64| Group {
         title: title.into(),
-        bars: holding.iter().map(|this| (versioned(this.name), value(this), number(value(this)))).collect(),
+        bars: holding
+            .iter()
+            .map(|this| (versioned(this.name), value(this), this.words(value(this))))
+            .collect(),
     };
     report.plot(
         "contended",
