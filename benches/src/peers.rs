@@ -114,6 +114,11 @@ pub trait Bounded<T: 'static>: Pool<T> {
     fn open(to: SocketAddr, size: usize) -> Self;
 }
 
+/// A pool that knows which connections have served before.
+pub trait Remembers<T: 'static>: Pool<T> {
+    fn is_reused(&self, conn: &Self::Conn<'_>) -> bool;
+}
+
 /// Nothing but pairs of get and put.
 pub async fn pairs<T: Object>(pool: impl Pool<T>, n: usize) {
     for _ in 0..n {

@@ -57,7 +57,9 @@ impl Report {
     }
 
     pub fn print_bars(&self) {
-        print!("{}", self.bars());
+        if !self.bars.is_empty() {
+            print!("{}", self.bars());
+        }
     }
 
     fn bars(&self) -> String {

@@ -1,7 +1,7 @@
 //! A server that closes what has been idle for 50 ms, and gets at 1 kHz: how many of them return a connection that was
 //! closed more than two ticks of the coarse clock before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::measure::Draw;
-use crate::peers::Pool;
+use crate::peers::Remembers;
 use crate::peers::bb8::{self, Bb8};
 use crate::peers::deadpool::{self, Deadpool};
 use crate::report::{Report, table, versioned};
@@ -32,8 +32,6 @@ type Closed = Arc<Mutex<HashMap<(SocketAddr, SocketAddr), Instant>>>;
 /// What came of the gets.
 #[derive(Default)]
 struct Tally {
-    /// Both ends of what was in use before.
-    known: HashSet<(SocketAddr, SocketAddr)>,
     reused: usize,
     stale: usize,
     failed: usize,
@@ -54,7 +52,7 @@ pub fn run(report: &mut Report) {
             .collect();
         let mut found = table(["", "reused", "closed > 8 ms before", "failed exchanges"]);
         let mut tell = |name: &str, tally: Tally| {
-            let Tally { reused, stale, failed, .. } = tally;
+            let Tally { reused, stale, failed } = tally;
             found.add_row([versioned(name), reused.to_string(), stale.to_string(), failed.to_string()]);
         };
         tell("fdpool", Tally::of(&resources, &closed).await);
@@ -82,14 +80,15 @@ fn every() -> tokio::time::Interval {
 
 impl Tally {
     /// The same addresses in the same order for all.
-    async fn of<P: Pool<TcpStream>>(pools: &[P], closed: &Closed) -> Self {
+    async fn of<P: Remembers<TcpStream>>(pools: &[P], closed: &Closed) -> Self {
         let (mut tally, mut draw, mut ticks) = (Self::default(), Draw::default(), every());
         for _ in 0..GETS {
             ticks.tick().await;
             let pool = &pools[draw.below(PEERS)];
             let asked = Instant::now();
             let mut conn = pool.get().await;
-            if tally.exchange(closed, asked, pool.object(&mut conn)).await {
+            let reused = pool.is_reused(&conn);
+            if tally.exchange(closed, asked, reused, pool.object(&mut conn)).await {
                 pool.put(conn);
             } else {
                 pool.discard(conn);
@@ -99,9 +98,14 @@ impl Tally {
     }
 
     /// Asks and hears the answer. `false`: the connection failed.
-    async fn exchange(&mut self, closed: &Closed, asked: Instant, conn: &mut TcpStream) -> bool {
+    async fn exchange(
+        &mut self,
+        closed: &Closed,
+        asked: Instant,
+        reused: bool,
+        conn: &mut TcpStream,
+    ) -> bool {
         let ends = conn.local_addr().ok().zip(conn.peer_addr().ok());
-        let reused = ends.is_some_and(|ends| !self.known.insert(ends));
         self.reused += usize::from(reused);
         let when = ends.and_then(|ends| closed.lock().expect("not poisoned").get(&ends).copied());
         // A fresh one may have the address of one that was closed, until its server has accepted it.

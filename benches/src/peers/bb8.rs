@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use bb8::{ManageConnection, PooledConnection};
 
-use super::{Bounded, Object, Pool};
+use super::{Bounded, Object, Pool, Remembers};
 
 pub type Bb8<T> = bb8::Pool<Connects<T>>;
 
@@ -19,6 +19,7 @@ pub struct Connects<T> {
 pub struct Connection<T> {
     pub object: T,
     pub broken: bool,
+    used: bool,
 }
 
 impl<T: Object> ManageConnection for Connects<T> {
@@ -26,7 +27,7 @@ impl<T: Object> ManageConnection for Connects<T> {
     type Error = io::Error;
 
     async fn connect(&self) -> io::Result<Connection<T>> {
-        Ok(Connection { object: T::connect(self.to).await?, broken: false })
+        Ok(Connection { object: T::connect(self.to).await?, broken: false, used: false })
     }
 
     async fn is_valid(&self, conn: &mut Connection<T>) -> io::Result<()> {
@@ -52,12 +53,18 @@ impl<T: Object> Pool<T> for Bb8<T> {
     }
 
     #[inline]
-    fn put(&self, conn: Self::Conn<'_>) {
-        drop(conn);
+    fn put(&self, mut conn: Self::Conn<'_>) {
+        conn.used = true;
     }
 
     fn discard(&self, mut conn: Self::Conn<'_>) {
         conn.broken = true;
+    }
+}
+
+impl<T: Object> Remembers<T> for Bb8<T> {
+    fn is_reused(&self, conn: &Self::Conn<'_>) -> bool {
+        conn.used
     }
 }
 

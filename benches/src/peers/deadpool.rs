@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use deadpool::managed::{Manager, Metrics, Object as Pooled, Pool as Managed, RecycleError, RecycleResult};
 
-use super::{Bounded, Object, Pool};
+use super::{Bounded, Object, Pool, Remembers};
 
 pub type Deadpool<T> = Managed<Connects<T>>;
 
@@ -49,6 +49,12 @@ impl<T: Object> Pool<T> for Deadpool<T> {
 
     fn discard(&self, conn: Self::Conn<'_>) {
         drop(Pooled::take(conn));
+    }
+}
+
+impl<T: Object> Remembers<T> for Deadpool<T> {
+    fn is_reused(&self, conn: &Self::Conn<'_>) -> bool {
+        Pooled::metrics(conn).recycle_count > 0
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use fdpool::{Budget, Conn, ConnResource};
 use tokio::net::TcpStream;
 
-use super::{Bounded, Object, Pool};
+use super::{Bounded, Object, Pool, Remembers};
 
 impl<T: Object> Pool<T> for ConnResource<T> {
     type Conn<'a> = Conn<T>;
@@ -27,6 +27,12 @@ impl<T: Object> Pool<T> for ConnResource<T> {
 
     fn discard(&self, conn: Self::Conn<'_>) {
         conn.close();
+    }
+}
+
+impl<T: Object> Remembers<T> for ConnResource<T> {
+    fn is_reused(&self, conn: &Conn<T>) -> bool {
+        conn.is_reused()
     }
 }
 
