@@ -150,10 +150,11 @@ impl Sampler {
     fn spread(&mut self, n: usize) -> impl Iterator<Item = usize> {
         let parts = n.min(SAMPLE);
         let first = self.below(parts);
-        (first..parts).chain(0..first).map(move |part| {
-            let (start, end) = (part * n / parts, (part + 1) * n / parts);
-            start + self.below(end - start)
-        })
+        // By a constant, which is a shift: with fewer than `SAMPLE`, each part is one index.
+        let start = move |part: usize| if parts < SAMPLE { part } else { part * n / SAMPLE };
+        (first..parts)
+            .chain(0..first)
+            .map(move |part| start(part) + self.below(start(part + 1) - start(part)))
     }
 
     /// A number below `n`, or 0 if there is none.

@@ -94,7 +94,13 @@ impl Options {
 
     /// A socket that has all of this, and is not connected.
     pub(super) fn open(&self, peer: SocketAddr) -> io::Result<TcpSocket> {
-        let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
+        // Where the system can do so at once, without a call more.
+        #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
+        let kind = Type::STREAM.nonblocking();
+        #[cfg(not(any(target_os = "android", target_os = "freebsd", target_os = "linux")))]
+        let kind = Type::STREAM;
+        let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::TCP))?;
+        #[cfg(not(any(target_os = "android", target_os = "freebsd", target_os = "linux")))]
         socket.set_nonblocking(true)?;
         self.make_ready(&socket)?;
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]

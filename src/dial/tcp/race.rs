@@ -33,6 +33,9 @@ pub(super) async fn race(
     options: &Options,
     cx: &DialContext,
 ) -> Result<TcpStream, Lost> {
+    if let ([address], None) = (addresses, options.attempt_timeout) {
+        return alone(*address, options).await;
+    }
     let start = now();
     let mut waiting = addresses.iter().copied().peekable();
     let mut schedule = Schedule::new(options.attempt_delay, addresses.len());
@@ -83,6 +86,17 @@ pub(super) async fn race(
             }
         }
     }
+}
+
+/// The one attempt there is to make.
+async fn alone(address: SocketAddr, options: &Options) -> Result<TcpStream, Lost> {
+    connect(address, options).await.map_err(|error| {
+        tracing::debug!(attempt = %address, reason = %error, "attempt lost");
+        match out_of_descriptors(&error) {
+            true => Lost::NoDescriptor(error),
+            false => Lost::All(vec![(address, error)]),
+        }
+    })
 }
 
 /// The attempts under way. The dial's own slot stands for one of them, whichever is left.
