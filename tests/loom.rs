@@ -233,6 +233,41 @@ fn put_serves_who_waits_for_a_descriptor_elsewhere() {
     });
 }
 
+// ---- in line behind others, of which the books are not told
+
+#[test]
+fn who_gets_in_line_behind_another_is_served_after_it() {
+    model(2, || {
+        let world = World::new(1);
+        let (a, conn) = world.warm("a");
+        let mut first = a.get_owned();
+        line_up(&mut first);
+        let putter = thread::spawn(move || conn.put());
+        let first = thread::spawn(move || block_on(first).unwrap().put());
+        get(&a).put();
+        putter.join().unwrap();
+        first.join().unwrap();
+        assert_eq!(world.dials(), 1, "what came back is taken");
+        world.assert_at_rest();
+    });
+}
+
+#[test]
+fn who_gets_in_line_behind_another_gets_a_slot_after_it() {
+    model(2, || {
+        let world = World::new(1);
+        let (a, (_b, conn)) = (world.resource("a"), world.warm("b"));
+        let mut first = a.get_owned();
+        line_up(&mut first);
+        let closer = thread::spawn(move || conn.close());
+        let first = thread::spawn(move || block_on(first).unwrap().close());
+        get(&a).close();
+        closer.join().unwrap();
+        first.join().unwrap();
+        world.assert_at_rest();
+    });
+}
+
 // ---- evict against get
 
 #[test]
@@ -333,7 +368,7 @@ fn what_is_handed_to_one_who_leaves_goes_to_the_next_elsewhere() {
 
 #[test]
 fn nobody_dials_for_what_is_only_looked_at() {
-    model(4, || {
+    model(3, || {
         let world = World::new(2);
         let a = world.rested("a");
         let keeper = {
@@ -349,7 +384,7 @@ fn nobody_dials_for_what_is_only_looked_at() {
 
 #[test]
 fn who_waits_for_what_is_looked_at_dials_when_it_has_gone() {
-    model(4, || {
+    model(3, || {
         let world = World::new(2);
         let a = world.rested("a");
         world.hung_up.store(true, Ordering::Relaxed);
