@@ -10,6 +10,8 @@ mod socks;
 #[path = "proxy/whatever.rs"]
 mod whatever;
 
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 
 use std::collections::VecDeque;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "ticks of the clock are real time")]
 
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 #[allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 #[path = "support/tls.rs"]
@@ -30,7 +32,7 @@ use fdpool::{
 };
 use rcgen::{SerialNumber, date_time_ymd};
 use support::{assert_at_rest, settle, sockets_to, until_readable};
-use tls::{Authority, BOTH, Echo, Hand, Nginx, VERSIONS, reset, server};
+use tls::{Authority, BOTH, Echo, Hand, VERSIONS, nginx, reset, server};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -107,7 +109,7 @@ async fn a_thousand_requests_to_nginx_take_one_dial(
 ) {
     let authority = Authority::new();
     let identity = authority.issue(&["127.0.0.1"]);
-    let Some(nginx) = Nginx::start(protocols, &identity, protocols) else { return };
+    let Some(nginx) = nginx(&identity, protocols) else { return };
     let resource = resource(nginx.address, authority.dialer(), &Budget::new(4));
     for _ in 0..1000 {
         let mut conn = resource.get().await.unwrap();

@@ -1,59 +1,13 @@
-//! Proxies that others wrote. Where one is not installed, its test says so and counts as passed, unless
-//! `FDPOOL_REQUIRE_SERVERS` is set.
+//! Proxies that others wrote.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 
 use fdpool::{Address, Budget, ConnResource, Dial};
 use tokio::net::TcpStream;
 
+use crate::servers::Server;
 use crate::support::echo_server;
 use crate::{assert_echoes, connect, dial, refusing, socks};
-
-/// A proxy's process, gone with its test.
-struct Real {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Real {
-    /// Starts it with the arguments made for a port; says so if it is not installed.
-    fn start(program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Option<Self> {
-        for _ in 0..5 {
-            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let mut command = Command::new(program);
-            command
-                .args(arguments(address.port()))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            let mut child = match command.spawn() {
-                Ok(child) => child,
-                Err(error) => {
-                    let required = std::env::var_os("FDPOOL_REQUIRE_SERVERS").is_some();
-                    assert!(!required, "{program}: {error}, and FDPOOL_REQUIRE_SERVERS is set");
-                    eprintln!("SKIPPED: {program}: {error}");
-                    return None;
-                }
-            };
-            while child.try_wait().unwrap().is_none() {
-                if std::net::TcpStream::connect(address).is_ok() {
-                    return Some(Self { child, address });
-                }
-                std::thread::yield_now();
-            }
-        }
-        panic!("{program} does not start");
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Through the pool, twice, and over one connection.
 async fn is_reached<D: Dial<Conn = TcpStream>>(destination: impl Into<Address>, dialer: D) {
@@ -70,9 +24,9 @@ async fn is_reached<D: Dial<Conn = TcpStream>>(destination: impl Into<Address>, 
 #[tokio::test]
 async fn microsocks_is_spoken_to() {
     let echo = echo_server().await;
-    let Some(proxy) = Real::start("microsocks", |port| {
-        let port = port.to_string();
-        ["-i", "127.0.0.1", "-p", &port, "-u", "scraper", "-P", "hunter2"].map(String::from).into()
+    let Some(proxy) = Server::start("microsocks", |_, address| {
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        ["-i", &ip, "-p", &port, "-u", "scraper", "-P", "hunter2"].map(String::from).into()
     }) else {
         return;
     };
@@ -97,15 +51,15 @@ async fn microsocks_is_spoken_to() {
 #[tokio::test]
 async fn tinyproxy_is_spoken_to() {
     let echo = echo_server().await;
-    let file = std::env::temp_dir().join(format!("fdpool-{}-tinyproxy.conf", std::process::id()));
-    let Some(proxy) = Real::start("tinyproxy", |port| {
-        let text = format!("Port {port}\nListen 127.0.0.1\nAllow 127.0.0.1\nBasicAuth scraper hunter2\n");
-        std::fs::write(&file, text).unwrap();
-        vec!["-d".into(), "-c".into(), file.to_string_lossy().into_owned()]
+    let Some(proxy) = Server::start("tinyproxy", |home, address| {
+        let (ip, port) = (address.ip(), address.port());
+        let text = format!("Port {port}\nListen {ip}\nAllow {ip}\nBasicAuth scraper hunter2\n");
+        let configuration = home.join("tinyproxy.conf");
+        std::fs::write(&configuration, text).unwrap();
+        vec!["-d".into(), "-c".into(), configuration.display().to_string()]
     }) else {
         return;
     };
-    std::fs::remove_file(&file).unwrap();
     let dialer = || connect(proxy.address).basic_auth("scraper", "hunter2");
     is_reached(echo, dialer()).await;
     is_reached(("localhost", echo.port()), dialer()).await;

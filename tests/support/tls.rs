@@ -3,8 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -25,6 +23,8 @@ use rcgen::{
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::servers::{Server, Site};
 
 pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 pub const BOTH: &[&SupportedProtocolVersion] = &VERSIONS;
@@ -282,69 +282,12 @@ pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
 }
 
-/// An nginx that answers any request over TLS with `hello`. Ends with the test.
-pub struct Nginx {
-    pub address: SocketAddr,
-    home: PathBuf,
-    child: Child,
-}
-
-impl Nginx {
-    /// `None`, loudly, if there is none; a failure if `FDPOOL_REQUIRE_SERVERS` is set.
-    pub fn start(name: &str, identity: &Identity, protocols: &str) -> Option<Self> {
-        let installed = Command::new("nginx").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if installed.is_err() {
-            let required = std::env::var_os("FDPOOL_REQUIRE_SERVERS").is_some();
-            assert!(!required, "nginx is not installed, and FDPOOL_REQUIRE_SERVERS is set");
-            eprintln!("SKIPPED: nginx is not installed");
-            return None;
-        }
-        let home = std::env::temp_dir().join(format!("fdpool-{}-nginx-tls-{name}", std::process::id()));
-        std::fs::create_dir_all(&home).unwrap();
-        std::fs::write(home.join("chain.pem"), identity.certificate.pem()).unwrap();
-        std::fs::write(home.join("key.pem"), identity.key.serialize_pem()).unwrap();
-        for _ in 0..5 {
-            let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let child = Self::spawn(&home, address, protocols);
-            let mut server = Self { address, home: home.clone(), child };
-            while server.child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(address).is_ok() {
-                    return Some(server);
-                }
-                std::thread::yield_now();
-            }
-            server.home = PathBuf::new();
-        }
-        panic!("nginx does not start");
-    }
-
-    fn spawn(home: &std::path::Path, address: SocketAddr, protocols: &str) -> Child {
-        let configuration = home.join("nginx.conf");
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {}/{kind};", home.display()))
-            .join("\n");
-        let text = format!(
-            "daemon off; worker_processes 1; pid {home}/pid; error_log stderr error;\n\
-             events {{ worker_connections 256; }}\n\
-             http {{ access_log off; {temporary}\n\
-               server {{ listen {address} ssl; keepalive_requests 100000; ssl_protocols {protocols};\n\
-                 ssl_certificate {home}/chain.pem; ssl_certificate_key {home}/key.pem;\n\
-                 location / {{ default_type text/plain; return 200 hello; }} }} }}\n",
-            home = home.display(),
-        );
-        std::fs::write(&configuration, text).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(configuration).arg("-p").arg(home).current_dir(home);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
-        if self.home.is_absolute() {
-            let _ = std::fs::remove_dir_all(&self.home);
-        }
-    }
+/// An nginx that answers any request over TLS with `hello`; `None` if there is none.
+pub fn nginx(identity: &Identity, protocols: &str) -> Option<Server> {
+    let settings = format!(
+        "ssl_protocols {protocols}; ssl_certificate chain.pem; ssl_certificate_key key.pem;\n\
+         keepalive_requests 100000;"
+    );
+    let files = [("chain.pem", identity.certificate.pem()), ("key.pem", identity.key.serialize_pem())];
+    Server::nginx(&Site { listen: "ssl", settings: &settings, files: &files })
 }
