@@ -1,6 +1,8 @@
-//! Pools of deadpool under a budget: real sockets, one redis. Where redis is not installed, its test says so and
-//! counts as passed, unless `FDPOOL_REQUIRE_SERVERS` is set.
+//! Pools of deadpool under a budget: real sockets, one redis. What needs the process to itself is in
+//! `deadpool_alone.rs`.
 
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 
 use std::io;
@@ -16,6 +18,7 @@ use deadpool::managed::{
 use fdpool::dial::Tcp;
 use fdpool::interop::deadpool::{Budgeted, CreateError, Object, Pool, builder};
 use fdpool::{AcquireError, Budget, ConnResource};
+use servers::Server;
 use support::{Peer, assert_at_rest, echo_server, settle, sockets_to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -530,55 +533,11 @@ async fn pools_are_resized_and_closed_while_others_wait() {
     }
 }
 
-/// A redis of this test's own, gone with it.
-struct Redis {
-    address: SocketAddr,
-    child: std::process::Child,
-}
-
-impl Redis {
-    fn start() -> Option<Self> {
-        use std::process::{Command, Stdio};
-        let mut last = None;
-        for _ in 0..5 {
-            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let spawned = Command::new("redis-server")
-                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"])
-                .arg(address.port().to_string())
-                .stdout(Stdio::null())
-                .spawn();
-            let Ok(child) = spawned else {
-                let required = std::env::var_os("FDPOOL_REQUIRE_SERVERS").is_some();
-                assert!(!required, "redis-server is not installed, and FDPOOL_REQUIRE_SERVERS is set");
-                eprintln!("SKIPPED: redis-server is not installed");
-                return None;
-            };
-            let mut server = Self { address, child };
-            while server.child.try_wait().unwrap().is_none() {
-                if std::net::TcpStream::connect(address).is_ok() {
-                    return Some(server);
-                }
-                std::thread::yield_now();
-            }
-            last = Some(server); // somebody else has the port by now
-        }
-        drop(last);
-        panic!("redis-server does not start");
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// deadpool-redis's own manager. Its connections are handles of tasks that own the sockets: those close soon after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_connections_of_deadpool_share_the_budget() {
     use deadpool_redis::redis::{AsyncCommands, cmd};
-    let Some(redis) = Redis::start() else { return };
+    let Some(redis) = Server::redis() else { return };
     let budget = Budget::new(3);
     let manager = deadpool_redis::Manager::new(format!("redis://{}/", redis.address)).unwrap();
     let pool: Pool<deadpool_redis::Manager> = builder(manager, &budget).max_size(3).build().unwrap();
@@ -622,61 +581,4 @@ async fn redis_connections_of_deadpool_share_the_budget() {
         tokio::task::yield_now().await;
     }
     conns.into_iter().for_each(|conn| conn.put());
-}
-
-/// 300 addresses of our own and deadpool-redis press each other for 20 slots: 10,000 calls in all.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_and_deadpool_redis_press_each_other() {
-    use deadpool_redis::redis::AsyncCommands;
-    const ADDRESSES: usize = 300;
-    const SLOTS: usize = 20;
-    const CALLS: usize = 5_000;
-    let Some(redis) = Redis::start() else { return };
-    let budget = Budget::new(SLOTS);
-    let manager = deadpool_redis::Manager::new(format!("redis://{}/", redis.address)).unwrap();
-    let pool: Pool<deadpool_redis::Manager> = builder(manager, &budget).max_size(8).build().unwrap();
-    let mut fleet = Vec::new();
-    for _ in 0..ADDRESSES {
-        let address = support::echo_server().await;
-        fleet.push(ConnResource::builder(address, Tcp::default()).budget(&budget).build());
-    }
-    let addresses: Vec<SocketAddr> =
-        fleet.iter().map(|resource| resource.address().as_str().parse().unwrap()).collect();
-    let (ours, theirs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let mut tasks = tokio::task::JoinSet::new();
-    for task in 0..16 {
-        let (fleet, done) = (fleet.clone(), Arc::clone(&ours));
-        tasks.spawn(async move {
-            let mut n = task * 37;
-            while done.fetch_add(1, Ordering::SeqCst) < CALLS {
-                n = (n * 31 + 7) % ADDRESSES;
-                let mut conn = fleet[n].get().await.unwrap();
-                conn.write_all(b"ping").await.unwrap();
-                conn.read_exact(&mut [0; 4]).await.unwrap();
-                conn.put();
-            }
-        });
-        let (pool, done) = (pool.clone(), Arc::clone(&theirs));
-        tasks.spawn(async move {
-            while done.fetch_add(1, Ordering::SeqCst) < CALLS {
-                let mut conn = pool.get().await.unwrap();
-                let _: u64 = conn.incr("pressed", 1).await.unwrap();
-            }
-        });
-    }
-    let mut most = 0;
-    let mut progress = (0, 0);
-    while !tasks.is_empty() {
-        let pressed = tokio::time::timeout(Duration::from_secs(30), tasks.join_next());
-        let counts = (ours.load(Ordering::SeqCst), theirs.load(Ordering::SeqCst));
-        assert!(counts >= progress);
-        progress = counts;
-        most = most.max(support::sockets_to_any(&addresses));
-        pressed.await.expect("each side makes progress").unwrap().unwrap();
-    }
-    let stats = budget.stats();
-    assert!(most <= SLOTS, "{most} descriptors to the fleet, of {SLOTS} slots");
-    assert!(stats.evicted > 0 && stats.dial_failures == 0, "{stats:?}");
-    let calls: usize = pool.get().await.unwrap().get("pressed").await.unwrap();
-    assert_eq!(calls, CALLS);
 }
