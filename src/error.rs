@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::address::Address;
 use crate::stats::BudgetCounts;
+use crate::text::{After, Number, Span};
 
 /// What a failed [`get`](crate::ConnResource::get) or [`acquire`](crate::Budget::acquire) was doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,17 +60,21 @@ pub struct GetDetails {
 }
 
 impl GetDetails {
+    /// Who was refused at once has not waited.
+    fn waited(&self) -> After {
+        After(if self.timed_out { self.elapsed } else { Duration::ZERO })
+    }
+
     fn exhaustion(&self) -> String {
-        let Self { address, phase, elapsed, counts, .. } = self;
+        let Self { address, phase, counts, .. } = self;
+        let waited = self.waited();
         match phase {
             Phase::WaitingToDial => {
-                format!(
-                    "{address}: as many dials under way as may be, after {elapsed:.3?} ({counts}); see max_dialing"
-                )
+                format!("{address}: as many dials under way as may be{waited} ({counts}); see max_dialing")
             }
-            _ => format!(
-                "{address}: no free slot after {elapsed:.3?} ({counts}); Budget::explain() tells who holds them"
-            ),
+            _ => {
+                format!("{address}: no free slot{waited} ({counts}); Budget::explain() tells who holds them")
+            }
         }
     }
 
@@ -80,11 +85,12 @@ impl GetDetails {
                 format!("{address}: not dialled after the last dials failed, while one probes it: {source}")
             }
             (Phase::BackingOff, Some(retry_in)) => {
+                let retry_in = Span(*retry_in);
                 format!(
-                    "{address}: not dialled after the last dials failed, for another {retry_in:.3?}: {source}"
+                    "{address}: not dialled after the last dials failed, for another {retry_in}: {source}"
                 )
             }
-            _ => format!("{address}: dial failed after {elapsed:.3?}: {source}"),
+            _ => format!("{address}: dial failed{}: {source}", After(*elapsed)),
         }
     }
 }
@@ -97,7 +103,7 @@ impl GetDetails {
 #[non_exhaustive]
 pub enum GetError {
     /// The token given to [`Get::cancel`](crate::Get::cancel) fired.
-    #[error("{}: cancelled after {:.3?}, {}", .details.address, .details.elapsed, .details.phase)]
+    #[error("{}: cancelled{} while {}", .details.address, After(.details.elapsed), .details.phase)]
     Cancelled {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -113,7 +119,7 @@ pub enum GetError {
         source: Option<DialError>,
     },
     /// The address has all the connections it may have (`max_conns`), all in use: at once, or until the timeout.
-    #[error("{}: it has all the connections it may have (max_conns), after {:.3?}", .details.address, .details.elapsed)]
+    #[error("{}: no connection{}: it has all it may have (max_conns)", .details.address, .details.waited())]
     AddressBusy {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -121,7 +127,7 @@ pub enum GetError {
         source: Option<DialError>,
     },
     /// The dial did not end in time.
-    #[error("{}: dial timed out, {:.3?} after the get began", .details.address, .details.elapsed)]
+    #[error("{}: dial timed out, {} after the get began", .details.address, Span(.details.elapsed))]
     DialTimeout {
         /// The circumstances.
         details: Box<GetDetails>,
@@ -233,12 +239,14 @@ pub struct AcquireDetails {
 
 impl AcquireDetails {
     fn exhaustion(&self) -> String {
-        let Self { wanted, elapsed, counts, .. } = self;
+        let Self { wanted, elapsed, counts, timed_out } = self;
+        let wanted = Number(*wanted, "slot");
         match counts.effective_limit {
-            limit if *wanted > limit => format!("{wanted} slot(s) asked for, of a budget that has {limit}"),
-            _ => format!(
-                "{wanted} slot(s) not to be had after {elapsed:.3?} ({counts}); Budget::explain() tells who holds them"
-            ),
+            limit if wanted.0 > limit => format!("{wanted} asked for, of a budget that has {limit}"),
+            _ => {
+                let waited = After(if *timed_out { *elapsed } else { Duration::ZERO });
+                format!("{wanted} not to be had{waited} ({counts}); Budget::explain() tells who holds them")
+            }
         }
     }
 }
@@ -248,7 +256,7 @@ impl AcquireDetails {
 #[non_exhaustive]
 pub enum AcquireError {
     /// The token given to [`Acquire::cancel`](crate::Acquire::cancel) fired.
-    #[error("waiting for {} slot(s): cancelled after {:.3?}", .details.wanted, .details.elapsed)]
+    #[error("waiting for {}: cancelled{}", Number(.details.wanted, "slot"), After(.details.elapsed))]
     Cancelled {
         /// The circumstances.
         details: Box<AcquireDetails>,

@@ -57,6 +57,7 @@ mod resource;
 mod runtime;
 mod stats;
 mod sync;
+mod text;
 mod upkeep;
 
 pub use address::Address;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::text::Number;
+
 /// Defines the events that are counted once, and with them the snapshots that carry all their counters.
 macro_rules! counters {
     ($($(#[$doc:meta])* $event:ident => $field:ident,)*) => {
@@ -153,9 +155,10 @@ pub struct BudgetCounts {
 impl std::fmt::Display for BudgetCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { effective_limit, in_use, idle, dialing, closing, held, waiting, .. } = self;
+        let slots = Number(*effective_limit, "slot");
         write!(
             f,
-            "{effective_limit} slots: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing, \
+            "{slots}: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing, \
              {held} held; {waiting} waiting"
         )
     }

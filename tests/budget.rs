@@ -478,9 +478,9 @@ async fn explain_names_who_holds_and_who_waits() {
         "2 slots: 1 in use",
         "peer-a:1: 1 in use",
         "peer-b:2",
-        "1 wait, the first for",
+        "1 waits, for",
         "1 held",
-        "1 connections were dropped",
+        "1 connection was dropped",
     ] {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::explain::{Holder, holders};
 use super::ledger::{Ledger, Partition};
 use crate::address::Address;
+use crate::text::Number;
 
 /// What was still open when the grace of a close was over. Made by [`Budget::close`](crate::Budget::close) and
 /// [`ConnResource::close`](crate::ConnResource::close).
@@ -52,7 +53,7 @@ impl fmt::Display for CloseReport {
         if self.is_clean() {
             return f.write_str("closed");
         }
-        write!(f, "{} slots still out", self.still_open)?;
+        write!(f, "{} still out", Number(self.still_open, "slot"))?;
         for holder in &self.holders {
             write!(f, "\n  {holder}")?;
         }

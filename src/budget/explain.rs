@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::books::{AccountId, Books, Seat};
+use super::books::{AccountId, Books, ROOT, Seat};
 use super::holds::Noted;
 use super::ledger::Partition;
 use super::slot::Kind;
@@ -14,6 +14,7 @@ use crate::clock::{self, Tick};
 use crate::error::DialError;
 use crate::stats::{BudgetCounts, BudgetStats, Event};
 use crate::sync::Ordering;
+use crate::text::{Number, Span, form};
 
 /// How many addresses an explanation names.
 const NAMED: usize = 20;
@@ -62,14 +63,39 @@ pub struct Explain {
     addresses: Vec<AddressLine>,
     applicants: usize,
     longest_application: Duration,
-    dropped: u64,
+    dropped: usize,
     /// `None`: they are not tracked.
     holders: Option<Vec<Holder>>,
     /// Every slot is held by a task that waits for one.
     deadlocked: bool,
     closed: bool,
+    missing: Missing,
     /// For children with a floor.
     kept: usize,
+}
+
+/// Slots of the limit that cannot be had, by cause. None of a closed budget's, which says so.
+#[derive(Clone, Copy, Debug, Default)]
+struct Missing {
+    /// The budget it is part of has fewer.
+    above: usize,
+    /// Of the whole budget, as far as that is what holds this one back: there are no descriptors for them.
+    process: usize,
+}
+
+impl Missing {
+    fn of(books: &Books, account: AccountId) -> Self {
+        if books.is_closed(account) {
+            return Self::default();
+        }
+        let (effective, whole) = (books.effective_limit(account), books.effective_limit(ROOT));
+        let missing = books.limit(account).saturating_sub(effective);
+        let process = match missing {
+            1.. if effective == whole => books.limit(ROOT).saturating_sub(whole),
+            _ => 0,
+        };
+        Self { above: if account == ROOT { 0 } else { missing }, process }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -115,7 +141,7 @@ impl fmt::Display for Holder {
             None => write!(f, "outside of connections: {}", self.slots)?,
         }
         if let Some(held_for) = self.held_for {
-            write!(f, ", held for {held_for:.1?}")?;
+            write!(f, ", held for {}", Span(held_for))?;
         }
         if let Some(site) = self.site {
             write!(f, ", since {site}")?;
@@ -188,9 +214,10 @@ impl Explain {
             .chain(books.applicants_of(account).filter_map(|applicant| applicant.cell.task))
             .collect();
         let (counts, closed, kept) = (books.counts(account), books.is_closed(account), books.kept(account));
+        let missing = Missing::of(&books, account);
         drop(books);
         addresses.sort_by_key(|line| std::cmp::Reverse((line.longest_wait, line.slots())));
-        let dropped = partition.tally.read(Event::Dropped);
+        let dropped = partition.tally.read(Event::Dropped) as usize;
         let deadlocked = partition.ledger.holds.as_ref().is_some_and(|holds| {
             let held: Vec<_> = holds.all();
             let waits = |noted: &Noted| noted.task.is_some_and(|task| waiting_tasks.contains(&task));
@@ -207,6 +234,7 @@ impl Explain {
             holders,
             deadlocked,
             closed,
+            missing,
             kept,
         }
     }
@@ -231,12 +259,19 @@ impl fmt::Display for Explain {
         if self.closed {
             writeln!(f, "  closed")?;
         }
-        if self.counts.effective_limit < self.counts.limit {
-            let lost = self.counts.limit - self.counts.effective_limit;
-            writeln!(f, "  {lost} slots are out of use: the rest of the process has the descriptors")?;
+        let Missing { above, process } = self.missing;
+        if above > 0 {
+            let (above, are) = (Number(above, "slot"), form(above, "is", "are"));
+            writeln!(f, "  {above} {are} out of reach: the budget it is part of has fewer")?;
+        }
+        if process > 0 {
+            let (lost, are) = (Number(process, "slot"), form(process, "is", "are"));
+            let of_all = if above > 0 { " of all" } else { "" };
+            writeln!(f, "  {lost}{of_all} {are} out of use: the rest of the process has the descriptors")?;
         }
         if self.kept > 0 {
-            writeln!(f, "  {} slots are kept for children", self.kept)?;
+            let (kept, are) = (Number(self.kept, "slot"), form(self.kept, "is", "are"));
+            writeln!(f, "  {kept} {are} kept for children")?;
         }
         if self.deadlocked {
             writeln!(
@@ -248,14 +283,14 @@ impl fmt::Display for Explain {
             line.fmt(f)?;
         }
         if let Some(more) = self.addresses.len().checked_sub(NAMED).filter(|more| *more > 0) {
-            writeln!(f, "  and {more} more addresses")?;
+            writeln!(f, "  and {more} more")?;
         }
         if self.counts.held > 0 {
             writeln!(f, "  {} held outside of connections", self.counts.held)?;
         }
         if self.applicants > 0 {
-            let (callers, longest) = (self.applicants, self.longest_application);
-            writeln!(f, "  {callers} callers of acquire() wait, the first for {longest:.1?}")?;
+            let waiting = Waiting(self.applicants, self.longest_application);
+            writeln!(f, "  {} of acquire() {waiting}", Number(self.applicants, "caller"))?;
         }
         match &self.holders {
             Some(holders) if !holders.is_empty() => {
@@ -271,13 +306,20 @@ impl fmt::Display for Explain {
             None => {}
         }
         if self.dropped > 0 {
-            let dropped = self.dropped;
-            writeln!(
-                f,
-                "  {dropped} connections were dropped without put(): is one forgotten on some path?"
-            )?;
+            let (dropped, were) = (Number(self.dropped, "connection"), form(self.dropped, "was", "were"));
+            writeln!(f, "  {dropped} {were} dropped without put(): is one forgotten on some path?")?;
         }
         Ok(())
+    }
+}
+
+/// So many, of whom the first waits for so long: the rest of a sentence.
+struct Waiting(usize, Duration);
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(waiting, longest) = self;
+        write!(f, "{} for {}", form(*waiting, "waits,", "wait, the first"), Span(*longest))
     }
 }
 
@@ -287,7 +329,7 @@ impl fmt::Display for AddressLine {
         let in_use = self.in_use();
         write!(f, "  {address}: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing")?;
         if let Some(longest) = self.longest_wait {
-            write!(f, "; {waiting} wait, the first for {longest:.1?}")?;
+            write!(f, "; {waiting} {}", Waiting(*waiting, longest))?;
         }
         match &self.last_error {
             Some(error) => writeln!(f, "; the last dial failed: {error}"),

@@ -1,0 +1,118 @@
+//! What a budget tells of itself: why slots are out of use, who has them, and how messages read.
+
+mod support;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fdpool::Budget;
+use support::{Script, fakes, fakes_with, poll, ready};
+
+#[tokio::test]
+async fn a_child_larger_than_its_parent_does_not_blame_the_process() {
+    let budget = Budget::new(4);
+    let text = budget.child(9).explain().to_string();
+    assert!(text.contains("5 slots are out of reach: the budget it is part of has fewer"), "{text}");
+    assert!(!text.contains("process"), "{text}");
+    let text = budget.child(4).explain().to_string();
+    assert!(!text.contains("out of"), "{text}");
+}
+
+#[tokio::test]
+async fn a_closed_budget_says_that_it_is_closed_and_blames_nobody() {
+    let budget = Budget::new(4);
+    let child = budget.child(2);
+    let slot = budget.acquire().await.unwrap();
+    budget.close(Duration::ZERO).await;
+    for text in [budget.explain().to_string(), child.explain().to_string()] {
+        assert!(text.contains("  closed\n") && !text.contains("out of"), "{text}");
+    }
+    drop(slot);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_the_process_lacks_descriptors_for_are_told_by_their_cause() {
+    let (budget, script) = (Budget::new(64), Script::manual());
+    let (narrow, wide) = (budget.child(1), budget.child(100));
+    let resource = fakes("a", &budget, &script);
+    let mut first = resource.get();
+    assert!(poll(&mut first).is_pending());
+    script.answer(Ok(()));
+    let conn = ready(&mut first).unwrap();
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    script.answer(Err(io::Error::from_raw_os_error(24).into()));
+    assert!(poll(&mut get).is_pending());
+    assert_eq!(budget.effective_limit(), 1);
+    let lacks = "63 slots are out of use: the rest of the process has the descriptors";
+    assert!(budget.explain().to_string().contains(lacks), "{}", budget.explain());
+    let text = wide.explain().to_string();
+    assert!(text.contains("99 slots are out of reach"), "{text}");
+    assert!(text.contains("63 slots of all are out of use: the rest of the process"), "{text}");
+    assert!(!narrow.explain().to_string().contains("out of"), "it has all it may have: {}", narrow.explain());
+    drop((get, conn));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_is_not_several() {
+    let budget = Budget::builder().limit(2).track_holds(true).build().unwrap();
+    let (child, kept) = (budget.child(3), budget.child_with(1, 1));
+    let resource = fakes("peer:1", &budget, &Arc::default());
+    let slot = budget.acquire().await.unwrap();
+    drop(budget.try_acquire());
+    let mut waiting = (budget.acquire(), resource.get());
+    assert!(poll(&mut waiting.0).is_pending() && poll(&mut waiting.1).is_pending());
+    let text = [budget.explain().to_string(), child.explain().to_string()].concat();
+    for part in [
+        "1 slot is kept for children",
+        "1 caller of acquire() waits, for 0ms",
+        "peer:1: 0 in use, 0 idle, 0 dialing, 0 closing; 1 waits, for 0ms",
+        "1 slot is out of reach",
+    ] {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
+    drop((waiting, kept, child));
+    drop(resource.get().await.unwrap());
+    assert!(budget.explain().to_string().contains("1 connection was dropped"), "{}", budget.explain());
+
+    assert!(budget.close(Duration::ZERO).await.to_string().starts_with("1 slot still out"));
+    drop(slot);
+
+    let one = Budget::new(1);
+    assert!(one.explain().to_string().starts_with("1 slot: 0 in use"), "{}", one.explain());
+    let error = one.acquire_many(2).await.unwrap_err().to_string();
+    assert_eq!(error, "2 slots asked for, of a budget that has 1");
+    let _slot = one.acquire().await.unwrap();
+    let error = one.acquire().immediate().await.unwrap_err().to_string();
+    assert!(error.starts_with("1 slot not to be had (1 slot: 0 in use"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_tells_no_time_and_a_wait_tells_it_as_people_do() {
+    let (budget, script) = (Budget::new(2), Arc::default());
+    let (full, single) =
+        (fakes("full", &budget, &script), fakes_with("one", &budget, &script).max_conns(1).build());
+    let _conn = single.get().await.unwrap();
+    let busy = single.get().immediate().await.unwrap_err().to_string();
+    assert_eq!(busy, "one: no connection: it has all it may have (max_conns)");
+    let busy = single.get().wait_timeout(Duration::from_millis(1500)).await.unwrap_err().to_string();
+    assert_eq!(busy, "one: no connection after 1.5s: it has all it may have (max_conns)");
+    let _slot = budget.acquire().await.unwrap();
+    let refused = full.get().immediate().await.unwrap_err().to_string();
+    assert!(refused.starts_with("full: no free slot (2 slots: 1 in use"), "{refused}");
+    let late = full.get().wait_timeout(Duration::from_millis(40)).await.unwrap_err().to_string();
+    assert!(late.starts_with("full: no free slot after 40ms (2 slots"), "{late}");
+    let late = budget.acquire().wait_timeout(Duration::from_secs(300)).await.unwrap_err().to_string();
+    assert!(late.starts_with("1 slot not to be had after 5min (2 slots"), "{late}");
+
+    let token = fdpool::CancellationToken::new();
+    let mut waiting = (full.get().cancel(&token), budget.acquire().cancel(&token));
+    assert!(poll(&mut waiting.0).is_pending() && poll(&mut waiting.1).is_pending());
+    tokio::time::sleep(Duration::from_secs(9000)).await;
+    token.cancel();
+    let error = ready(&mut waiting.1).unwrap_err().to_string();
+    assert_eq!(error, "waiting for 1 slot: cancelled after 2.5h");
+    let error = full.get().cancel(&token).await.unwrap_err().to_string();
+    assert_eq!(error, "full: cancelled while waiting for a slot");
+}
