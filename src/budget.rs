@@ -29,7 +29,7 @@ pub(crate) use audit::GROWTH_INTERVAL;
 pub use close::CloseReport;
 pub(crate) use close::{report, until_empty};
 pub use explain::{Explain, Holder};
-pub(crate) use holds::{Hold, Site};
+pub(crate) use holds::{Hold, ResourceId, Site};
 use ledger::Partition;
 pub use reclaim::{Reclaim, Registration};
 pub use slot::{Held, Slot};
@@ -178,7 +178,7 @@ impl Budget {
     /// takes turns with this budget's own waiters as one of them. When the child is at its limit, only
     /// connections of its own are closed for it.
     pub fn child(&self, at_most: usize) -> Budget {
-        Self { partition: self.partition.child(0, at_most) }
+        self.part(0, at_most)
     }
 
     /// A [`child`](Self::child) for which `at_least` of this budget's slots are kept, whoever else waits: nobody else
@@ -187,7 +187,15 @@ impl Budget {
     ///
     /// What is kept for a child is lost to the others while it does not use it.
     pub fn child_with(&self, at_least: usize, at_most: usize) -> Budget {
-        Self { partition: self.partition.child(at_least.min(at_most).min(self.limit()), at_most) }
+        self.part(at_least.min(at_most).min(self.limit()), at_most)
+    }
+
+    fn part(&self, floor: usize, at_most: usize) -> Budget {
+        let partition = self.partition.child(floor, at_most);
+        if let Some(holds) = &partition.ledger.holds {
+            holds.note_child(partition.account, self.partition.account);
+        }
+        Self { partition }
     }
 
     /// Closes the budget and its children, for good: no new connections and slots ([`GetError::Closed`](crate::GetError::Closed),

@@ -17,7 +17,7 @@ use tokio::runtime;
 use crate::address::Address;
 use crate::budget::ledger::Victim;
 use crate::budget::slot::{Held, Kind, Lease, Slot};
-use crate::budget::{Hold, Site};
+use crate::budget::{Hold, ResourceId, Site};
 use crate::clock;
 use crate::resource::freelist::{Ended, Record, Resting};
 use crate::resource::shared::Shared;
@@ -79,7 +79,11 @@ impl<C> Entry<C> {
     /// It is given out: no more the keeper's, and noted if that is asked for.
     #[cold]
     fn concerns_holder(&mut self, shared: &Shared<C>, site: Site) {
-        self.concerns = shared.note_hold(site).map(|hold| Box::new(Concerns::Holder(hold)));
+        let hold = shared.note_hold(site);
+        if let Some(hold) = &hold {
+            hold.is_of(shared.partition().account, Some(ResourceId::of(shared)));
+        }
+        self.concerns = hold.map(|hold| Box::new(Concerns::Holder(hold)));
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::address::Address;
-use crate::budget::{Budget, CloseReport, report, until_empty};
+use crate::budget::{Budget, CloseReport, ResourceId, report, until_empty};
 use crate::clock;
 use crate::conn::Conn;
 use crate::dial::{Dial, Tcp};
@@ -158,7 +158,7 @@ impl<C: Send + 'static> ConnResource<C> {
         let shared = self.shared();
         shared.end();
         until_empty(&shared.partition().ledger, grace, || shared.slots_out() == 0).await;
-        report(shared.partition(), &shared.address, shared.slots_out())
+        report(shared.partition(), ResourceId::of(&**shared), shared.slots_out())
     }
 
     /// Changes [`max_conns`](ConnResourceBuilder::max_conns). What is in use beyond it is closed when it is put.

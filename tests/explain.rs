@@ -116,3 +116,68 @@ async fn a_refusal_tells_no_time_and_a_wait_tells_it_as_people_do() {
     let error = full.get().cancel(&token).await.unwrap_err().to_string();
     assert_eq!(error, "full: cancelled while waiting for a slot");
 }
+
+fn tracked(limit: usize) -> Budget {
+    Budget::builder().limit(limit).track_holds(true).build().unwrap()
+}
+
+/// The lines of the code that its holders called from.
+fn lines(holders: &[fdpool::Holder]) -> Vec<u32> {
+    let mut lines: Vec<_> = holders.iter().map(|holder| holder.site.unwrap().line()).collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[tokio::test]
+async fn a_budget_names_its_own_holders_and_those_below_it() {
+    let budget = tracked(9);
+    let (child, sibling) = (budget.child(3), budget.child_with(1, 3));
+    let grandchild = child.child(2);
+    let resource = fakes("a", &grandchild, &Arc::default());
+    let first = line!() + 1;
+    let in_budget = budget.acquire().await.unwrap();
+    let in_child = child.acquire().await.unwrap();
+    let in_sibling = sibling.acquire().await.unwrap();
+    let in_grandchild = resource.get().await.unwrap();
+    let [budgets, childs, siblings, grandchilds] = [first, first + 1, first + 2, first + 3];
+    assert_eq!(lines(grandchild.explain().holders()), [grandchilds]);
+    assert_eq!(lines(sibling.explain().holders()), [siblings]);
+    assert_eq!(lines(child.explain().holders()), [childs, grandchilds]);
+    assert_eq!(lines(budget.explain().holders()), [budgets, childs, siblings, grandchilds]);
+    // Out of the pool, it is still the grandchild's.
+    let held = in_grandchild.into_held();
+    assert_eq!(lines(grandchild.explain().holders()), [grandchilds]);
+
+    let report = sibling.close(Duration::ZERO).await;
+    assert_eq!((report.still_open, lines(&report.holders)), (1, vec![siblings]));
+    let report = child.close(Duration::ZERO).await;
+    assert_eq!((report.still_open, lines(&report.holders)), (2, vec![childs, grandchilds]));
+    drop((in_child, in_sibling, held, child, sibling, grandchild, resource));
+
+    // Its place in the books may be another's now.
+    let later = budget.child(5);
+    assert_eq!(lines(later.explain().holders()), []);
+    let line = line!() + 1;
+    let slot = later.child(1).acquire().await.unwrap();
+    assert_eq!(lines(later.explain().holders()), [line]);
+    assert_eq!(lines(budget.explain().holders()), [budgets, line]);
+    drop((in_budget, slot));
+}
+
+#[tokio::test]
+async fn a_resource_names_its_own_holders_whatever_else_has_its_address() {
+    for budget in [tracked(9), Budget::new(9)] {
+        let script = Arc::default();
+        let [one, other] = [fakes("a", &budget, &script), fakes("a", &budget, &script)];
+        let of_one = [one.get().await.unwrap(), one.get().await.unwrap()];
+        let of_other = other.get().await.unwrap();
+        let taken_out = other.get().await.unwrap().into_held();
+        let slots = |holders: &[fdpool::Holder]| holders.iter().map(|holder| holder.slots).sum::<usize>();
+        let report = other.close(Duration::ZERO).await;
+        assert_eq!((report.still_open, slots(&report.holders)), (1, 1), "{report}");
+        let report = one.close(Duration::ZERO).await;
+        assert_eq!((report.still_open, slots(&report.holders)), (2, 2), "{report}");
+        assert_eq!(budget.close(Duration::ZERO).await.still_open, 4);
+        drop((of_one, of_other, taken_out));
+    }
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::explain::{Holder, holders};
+use super::holds::ResourceId;
 use super::ledger::{Ledger, Partition};
-use crate::address::Address;
 use crate::text::Number;
 
 /// What was still open when the grace of a close was over. Made by [`Budget::close`](crate::Budget::close) and
@@ -103,9 +103,9 @@ pub(crate) async fn until_empty(ledger: &Ledger, grace: Duration, is_empty: impl
     }
 }
 
-/// What is still open at one address.
-pub(crate) fn report(partition: &Partition, address: &Address, still_open: usize) -> CloseReport {
-    CloseReport { still_open, holders: holders(partition, Some(address)) }
+/// What is still open of one resource.
+pub(crate) fn report(partition: &Partition, resource: ResourceId, still_open: usize) -> CloseReport {
+    CloseReport { still_open, holders: holders(partition, Some(resource)) }
 }
 
 async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {

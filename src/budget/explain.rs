@@ -6,7 +6,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use super::books::{AccountId, Books, ROOT, Seat};
-use super::holds::Noted;
+use super::holds::{Noted, ResourceId};
 use super::ledger::Partition;
 use super::slot::Kind;
 use crate::address::Address;
@@ -100,6 +100,7 @@ impl Missing {
 
 #[derive(Clone, Debug)]
 struct AddressLine {
+    resource: ResourceId,
     address: Address,
     connected: usize,
     idle: usize,
@@ -155,6 +156,7 @@ fn address_lines(books: &Books, account: AccountId, now: Tick) -> Vec<AddressLin
     let line = |seat: &Seat| {
         let waits = seat.member.waits();
         AddressLine {
+            resource: ResourceId::of(&*seat.member),
             address: seat.member.address().clone(),
             connected: seat.counts.get(Kind::Connected),
             idle: usize::from(seat.member.hint().0.idle),
@@ -168,18 +170,22 @@ fn address_lines(books: &Books, account: AccountId, now: Tick) -> Vec<AddressLin
     books.seats_of(account).map(line).collect()
 }
 
-/// Who still has something, the longest holds first, or else the addresses with most; of one address, or of all.
-pub(super) fn holders(partition: &Partition, of: Option<&Address>) -> Vec<Holder> {
+/// Who still has something, the longest holds first, or else the addresses with most; of one resource, or of all.
+pub(super) fn holders(partition: &Partition, of: Option<ResourceId>) -> Vec<Holder> {
     let now = clock::now();
-    if let Some(tracked) = tracked(partition, now) {
-        return tracked.into_iter().filter(|holder| of.is_none() || holder.address.as_ref() == of).collect();
+    if let Some(holds) = &partition.ledger.holds {
+        let held = holds.of(partition.account).into_iter();
+        return held
+            .filter(|noted| of.is_none() || noted.resource == of)
+            .map(|noted| noted.holder(now))
+            .collect();
     }
     let (mut lines, held) = {
         let books = partition.ledger.lock();
         let lines = address_lines(&books, partition.account, now);
         (lines, books.counts(partition.account).held)
     };
-    lines.retain(|line| line.slots() > 0 && of.is_none_or(|of| line.address == *of));
+    lines.retain(|line| line.slots() > 0 && of.is_none_or(|of| line.resource == of));
     lines.sort_by_key(|line| std::cmp::Reverse(line.slots()));
     let untracked = |address, slots| Holder { address, slots, held_for: None, site: None };
     let mut holders: Vec<_> =
@@ -190,14 +196,11 @@ pub(super) fn holders(partition: &Partition, of: Option<&Address>) -> Vec<Holder
     holders
 }
 
-fn tracked(partition: &Partition, now: Tick) -> Option<Vec<Holder>> {
-    let holder = |noted: Noted| Holder {
-        address: noted.address,
-        slots: noted.slots,
-        held_for: Some(now.since(noted.since)),
-        site: Some(noted.site),
-    };
-    Some(partition.ledger.holds.as_ref()?.all().into_iter().map(holder).collect())
+impl Noted {
+    fn holder(self, now: Tick) -> Holder {
+        let Self { address, slots, since, site, .. } = self;
+        Holder { address, slots, held_for: Some(now.since(since)), site: Some(site) }
+    }
 }
 
 impl Explain {
@@ -218,13 +221,13 @@ impl Explain {
         drop(books);
         addresses.sort_by_key(|line| std::cmp::Reverse((line.longest_wait, line.slots())));
         let dropped = partition.tally.read(Event::Dropped) as usize;
-        let deadlocked = partition.ledger.holds.as_ref().is_some_and(|holds| {
-            let held: Vec<_> = holds.all();
+        let held = partition.ledger.holds.as_ref().map(|holds| holds.of(account));
+        let deadlocked = held.as_ref().is_some_and(|held| {
             let waits = |noted: &Noted| noted.task.is_some_and(|task| waiting_tasks.contains(&task));
             let slots: usize = held.iter().map(|noted| noted.slots).sum();
             counts.waiting > 0 && slots >= counts.effective_limit && held.iter().all(waits)
         });
-        let holders = tracked(partition, now);
+        let holders = held.map(|held| held.into_iter().map(|noted| noted.holder(now)).collect());
         Self {
             counts,
             addresses,

@@ -1,6 +1,7 @@
 //! Who holds what, since when, and from where: kept only for budgets that were asked to, for every hold costs an
-//! entry here. Knows holds as a place in the code, a task and a time.
+//! entry here. Knows holds as a place in the code, a task and a time, and whose they are as numbers.
 
+use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,6 +12,7 @@ use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::task;
 
+use super::books::{AccountId, ROOT};
 use crate::address::Address;
 use crate::clock::{self, Tick};
 
@@ -25,14 +27,41 @@ const LEAST_LOOK: Duration = Duration::from_millis(10);
 pub(crate) struct Holds {
     warning: Option<Duration>,
     /// Held for a few instructions; nothing of the user's runs under it, and nothing is logged.
-    held: Mutex<Slab<Noted>>,
+    notes: Mutex<Notes>,
     /// A task looks for holds to warn of.
     watched: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    held: Slab<Noted>,
+    /// The account above each child's. A child that is gone stays until its number is another's: it holds nothing.
+    above: HashMap<AccountId, AccountId>,
+}
+
+impl Notes {
+    fn is_within(&self, account: AccountId, of: AccountId) -> bool {
+        let mut lineage = std::iter::successors(Some(account), |below| self.above.get(below).copied());
+        lineage.any(|account| account == of)
+    }
+}
+
+/// A resource, told from others of its address by where it is in memory: while it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ResourceId(usize);
+
+impl ResourceId {
+    pub(crate) fn of<R: ?Sized>(resource: &R) -> Self {
+        Self(std::ptr::from_ref(resource).cast::<()>().addr())
+    }
 }
 
 /// One hold.
 #[derive(Clone, Debug)]
 pub(crate) struct Noted {
+    account: AccountId,
+    /// Whose connection it is, while it is one.
+    pub(crate) resource: Option<ResourceId>,
     /// `None`: a slot held outside of connections.
     pub(crate) address: Option<Address>,
     pub(crate) slots: usize,
@@ -44,21 +73,40 @@ pub(crate) struct Noted {
 
 impl Holds {
     pub(crate) fn new(warning: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self { warning, held: Mutex::default(), watched: AtomicBool::new(false) })
+        Arc::new(Self { warning, notes: Mutex::default(), watched: AtomicBool::new(false) })
     }
 
+    /// A child's slots are its parent's too.
+    pub(super) fn note_child(&self, child: AccountId, parent: AccountId) {
+        self.notes.lock().above.insert(child, parent);
+    }
+
+    /// Its account is the budget's until it is said [whose](Hold::is_of) it is.
     pub(crate) fn note(self: &Arc<Self>, address: Option<Address>, slots: usize, site: Site) -> Hold {
-        let noted = Noted { address, slots, since: clock::now(), site, task: task::try_id(), warned: false };
-        let key = self.held.lock().insert(noted);
+        let noted = Noted {
+            account: ROOT,
+            resource: None,
+            address,
+            slots,
+            since: clock::now(),
+            site,
+            task: task::try_id(),
+            warned: false,
+        };
+        let key = self.notes.lock().held.insert(noted);
         self.watch();
         Hold { holds: Arc::clone(self), key }
     }
 
-    /// All of them, the longest first.
-    pub(crate) fn all(&self) -> Vec<Noted> {
-        let mut all: Vec<Noted> = self.held.lock().iter().map(|(_, noted)| noted.clone()).collect();
-        all.sort_by_key(|noted| noted.since);
-        all
+    /// Those of an account and all below it, the longest first.
+    pub(super) fn of(&self, account: AccountId) -> Vec<Noted> {
+        let notes = self.notes.lock();
+        let held = notes.held.iter().map(|(_, noted)| noted);
+        let mut held: Vec<_> =
+            held.filter(|noted| notes.is_within(noted.account, account)).cloned().collect();
+        drop(notes);
+        held.sort_by_key(|noted| noted.since);
+        held
     }
 
     fn watch(self: &Arc<Self>) {
@@ -83,7 +131,7 @@ impl Holds {
     fn look_over(&self, warning: Duration) -> bool {
         let now = clock::now();
         let (any, long) = {
-            let mut held = self.held.lock();
+            let held = &mut self.notes.lock().held;
             let long = held.iter_mut().map(|(_, noted)| noted);
             let long = long.filter(|noted| !noted.warned && now.since(noted.since) >= warning);
             let long: Vec<Noted> = long
@@ -113,16 +161,24 @@ impl Drop for Watching {
     }
 }
 
-/// Keeps a hold noted for as long as it lasts.
+/// Keeps a hold noted for as long as it lasts. Goes before the partition and the resource that it names.
 #[derive(Debug)]
 pub(crate) struct Hold {
     holds: Arc<Holds>,
     key: usize,
 }
 
+impl Hold {
+    /// It is of this account, and of a connection of this resource if it names one.
+    pub(crate) fn is_of(&self, account: AccountId, resource: Option<ResourceId>) {
+        let noted = &mut self.holds.notes.lock().held[self.key];
+        (noted.account, noted.resource) = (account, resource);
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Noted { address, slots, since, site, warned, .. } = self.holds.held.lock().remove(self.key);
+        let Noted { address, slots, since, site, warned, .. } = self.holds.notes.lock().held.remove(self.key);
         if warned {
             let address = address.as_ref().map(Address::as_str);
             let held_for = clock::now().since(since);

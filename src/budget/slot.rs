@@ -60,10 +60,10 @@ impl Kind {
 #[doc(alias = "permit")]
 #[doc(alias = "Semaphore")]
 pub struct Slot {
+    /// Who holds it, if that is tracked and it is held outside of connections. Goes before the partition it names.
+    hold: Option<Box<Hold>>,
     pub(super) partition: Arc<Partition>,
     pub(super) claim: Claim,
-    /// Who holds it, if that is tracked and it is held outside of connections.
-    hold: Option<Box<Hold>>,
 }
 
 /// What the books know a slot by. Written under the ledger's lock.
@@ -87,13 +87,18 @@ impl Slot {
     /// Notes who has it, if that is tracked.
     pub(super) fn noted(mut self, site: Site) -> Self {
         if let Some(holds) = self.partition.ledger.holds.as_ref().filter(|_| self.claim.weight > 0) {
-            self.hold = Some(Box::new(holds.note(None, self.claim.weight, site)));
+            let hold = holds.note(None, self.claim.weight, site);
+            hold.is_of(self.partition.account, None);
+            self.hold = Some(Box::new(hold));
         }
         self
     }
 
     /// It is held by somebody else from now on, or is a dial's.
     pub(crate) fn changes_hands(&mut self, hold: Option<Box<Hold>>) {
+        if let Some(hold) = &hold {
+            hold.is_of(self.partition.account, None);
+        }
         self.hold = hold;
     }
 
