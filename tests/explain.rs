@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdpool::Budget;
-use support::{Script, fakes, fakes_with, poll, ready};
+use support::{Script, fakes, fakes_with, poll, ready, settle};
+use tokio::time::sleep;
 
 #[tokio::test]
 async fn a_child_larger_than_its_parent_does_not_blame_the_process() {
@@ -109,7 +110,7 @@ async fn a_refusal_tells_no_time_and_a_wait_tells_it_as_people_do() {
     let token = fdpool::CancellationToken::new();
     let mut waiting = (full.get().cancel(&token), budget.acquire().cancel(&token));
     assert!(poll(&mut waiting.0).is_pending() && poll(&mut waiting.1).is_pending());
-    tokio::time::sleep(Duration::from_secs(9000)).await;
+    sleep(Duration::from_secs(9000)).await;
     token.cancel();
     let error = ready(&mut waiting.1).unwrap_err().to_string();
     assert_eq!(error, "waiting for 1 slot: cancelled after 2.5h");
@@ -180,4 +181,136 @@ async fn a_resource_names_its_own_holders_whatever_else_has_its_address() {
         assert_eq!(budget.close(Duration::ZERO).await.still_open, 4);
         drop((of_one, of_other, taken_out));
     }
+}
+
+/// Takes a slot, and then another without giving the first back.
+async fn nested(budget: Budget) {
+    let _outer = budget.acquire().await.unwrap();
+    settle().await;
+    let _inner = budget.acquire().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadlock_in_a_child_is_seen_whatever_else_is_held() {
+    let budget = tracked(5);
+    let (child, sibling) = (budget.child(2), budget.child(2));
+    let resource = fakes("a", &sibling, &Arc::default());
+    let unrelated = (budget.acquire().await.unwrap(), resource.get().await.unwrap());
+    let tasks = [(); 2].map(|()| tokio::spawn(nested(child.clone())));
+    sleep(Duration::from_secs(2)).await;
+    assert!(child.explain().is_deadlocked(), "{}", child.explain());
+    assert!(!sibling.explain().is_deadlocked() && !budget.explain().is_deadlocked(), "they have slots left");
+    tasks[0].abort();
+    settle().await;
+    assert!(!child.explain().is_deadlocked());
+    drop(unrelated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_want_a_slot_of_each_others_child_are_a_deadlock_of_the_parent() {
+    let budget = tracked(2);
+    let (one, other) = (budget.child(2), budget.child(2));
+    for (has, wants) in [(one.clone(), other.clone()), (other.clone(), one.clone())] {
+        tokio::spawn(async move {
+            let _outer = has.acquire().await.unwrap();
+            settle().await;
+            let _inner = wants.acquire().await.unwrap();
+        });
+    }
+    sleep(Duration::from_secs(2)).await;
+    assert!(budget.explain().is_deadlocked(), "{}", budget.explain());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accept_loop_that_passes_its_slots_on_is_no_deadlock() {
+    let budget = tracked(3);
+    let accepts = tokio::spawn({
+        let budget = budget.clone();
+        async move {
+            for _ in 0..30 {
+                let slot = budget.acquire().await.unwrap();
+                tokio::spawn(async move {
+                    let _slot = slot;
+                    sleep(Duration::from_millis(300)).await;
+                });
+            }
+        }
+    });
+    let mut waited = 0;
+    while !accepts.is_finished() {
+        waited += budget.stats().waiting;
+        assert!(!budget.explain().is_deadlocked(), "{}", budget.explain());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(waited > 10, "it had to wait most of the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_passed_on_for_long_are_no_more_than_suspicious() {
+    let budget = tracked(1);
+    tokio::spawn({
+        let budget = budget.clone();
+        async move {
+            let slot = budget.acquire().await.unwrap();
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(60)).await;
+                drop(slot)
+            });
+            drop(budget.acquire().await.unwrap());
+        }
+    });
+    sleep(Duration::from_secs(3)).await;
+    // Who has it now cannot be known, and the text does not pretend to.
+    assert!(budget.explain().to_string().contains("unless they passed them on"), "{}", budget.explain());
+    sleep(Duration::from_secs(60)).await;
+    assert!(!budget.explain().is_deadlocked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_gives_up_in_time_and_futures_that_take_turns_are_no_deadlock() {
+    let budget = tracked(2);
+    let retries = tokio::spawn({
+        let budget = budget.clone();
+        async move {
+            let _slots = budget.acquire_many(2).await.unwrap();
+            for _ in 0..10 {
+                let wait = Duration::from_millis(400);
+                assert!(budget.acquire().wait_timeout(wait).await.unwrap_err().is_timeout());
+            }
+        }
+    });
+    while !retries.is_finished() {
+        assert!(!budget.explain().is_deadlocked(), "{}", budget.explain());
+        sleep(Duration::from_millis(90)).await;
+    }
+    let resource = fakes("a", &budget, &Arc::default());
+    let many = tokio::spawn(async move {
+        let calls = (0..20).map(|_| async {
+            let conn = resource.get().await.unwrap();
+            sleep(Duration::from_millis(700)).await; // the exchange
+            conn.put();
+        });
+        futures::future::join_all(calls).await;
+    });
+    while !many.is_finished() {
+        assert!(!budget.explain().is_deadlocked(), "{}", budget.explain());
+        sleep(Duration::from_millis(90)).await;
+    }
+}
+
+#[test]
+fn threads_have_no_name_and_are_not_called_a_deadlock() {
+    let budget = tracked(1);
+    let outer = budget.blocking_acquire().unwrap();
+    let waiter = std::thread::spawn({
+        let budget = budget.clone();
+        move || budget.blocking_acquire().map(drop)
+    });
+    while budget.stats().waiting == 0 {
+        std::thread::yield_now();
+    }
+    assert!(!budget.explain().to_string().contains("passed them on"));
+    assert_eq!(budget.explain().holders().len(), 1);
+    drop(outer);
+    waiter.join().unwrap().unwrap();
 }

@@ -1,9 +1,11 @@
 //! What a budget looks like from outside: numbers, and who stands behind them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
+
+use tokio::task;
 
 use super::books::{AccountId, Books, ROOT, Seat};
 use super::holds::{Noted, ResourceId};
@@ -18,6 +20,9 @@ use crate::text::{Number, Span, form};
 
 /// How many addresses an explanation names.
 const NAMED: usize = 20;
+
+/// How long nothing has to move before it looks as if nothing ever will.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 pub(super) fn stats(partition: &Partition) -> BudgetStats {
     let books = partition.ledger.lock();
@@ -66,8 +71,8 @@ pub struct Explain {
     dropped: usize,
     /// `None`: they are not tracked.
     holders: Option<Vec<Holder>>,
-    /// Every slot is held by a task that waits for one.
-    deadlocked: bool,
+    /// For how long every slot has been one that a task took which has waited for another since.
+    stalled_for: Option<Duration>,
     closed: bool,
     missing: Missing,
     /// For children with a floor.
@@ -203,6 +208,25 @@ impl Noted {
     }
 }
 
+/// For how long every slot has been one that a task took which has waited for another since.
+fn stalled_for(
+    held: &[Noted],
+    waits: &HashMap<task::Id, Tick>,
+    counts: &BudgetCounts,
+    now: Tick,
+) -> Option<Duration> {
+    let slots: usize = held.iter().map(|noted| noted.slots).sum();
+    if counts.waiting == 0 || slots < counts.effective_limit {
+        return None;
+    }
+    // A wait that is older than the hold is another future's of the same task.
+    let waited = |noted: &Noted| {
+        let since = waits.get(&noted.task?).filter(|since| **since >= noted.since)?;
+        Some(now.since(*since))
+    };
+    held.iter().map(waited).min().flatten() // `None` is the least
+}
+
 impl Explain {
     pub(super) fn of(partition: &Partition) -> Self {
         let now = clock::now();
@@ -212,21 +236,20 @@ impl Explain {
         let waits = || books.applicants_of(account).map(|applicant| now.since(applicant.cell.since));
         let (applicants, longest_application) = (waits().count(), waits().max().unwrap_or_default());
         let of_gets = books.seats_of(account).flat_map(|seat| seat.member.waits());
-        let waiting_tasks: HashSet<_> = of_gets
-            .filter_map(|(_, task)| task)
-            .chain(books.applicants_of(account).filter_map(|applicant| applicant.cell.task))
-            .collect();
+        let of_applicants =
+            books.applicants_of(account).map(|applicant| (applicant.cell.since, applicant.cell.task));
+        let mut waits: HashMap<task::Id, Tick> = HashMap::new();
+        for (since, task) in of_gets.chain(of_applicants) {
+            let Some(task) = task else { continue };
+            waits.entry(task).and_modify(|latest| *latest = since.max(*latest)).or_insert(since);
+        }
         let (counts, closed, kept) = (books.counts(account), books.is_closed(account), books.kept(account));
         let missing = Missing::of(&books, account);
         drop(books);
         addresses.sort_by_key(|line| std::cmp::Reverse((line.longest_wait, line.slots())));
         let dropped = partition.tally.read(Event::Dropped) as usize;
         let held = partition.ledger.holds.as_ref().map(|holds| holds.of(account));
-        let deadlocked = held.as_ref().is_some_and(|held| {
-            let waits = |noted: &Noted| noted.task.is_some_and(|task| waiting_tasks.contains(&task));
-            let slots: usize = held.iter().map(|noted| noted.slots).sum();
-            counts.waiting > 0 && slots >= counts.effective_limit && held.iter().all(waits)
-        });
+        let stalled_for = held.as_ref().and_then(|held| stalled_for(held, &waits, &counts, now));
         let holders = held.map(|held| held.into_iter().map(|noted| noted.holder(now)).collect());
         Self {
             counts,
@@ -235,19 +258,33 @@ impl Explain {
             longest_application,
             dropped,
             holders,
-            deadlocked,
+            stalled_for,
             closed,
             missing,
             kept,
         }
     }
 
-    /// Whether every slot is held by a task that itself waits for one, so that none will ever come back. Seen only if
-    /// the budget [tracks](crate::BudgetBuilder::track_holds) holds.
+    /// Whether it looks as if tasks that have slots wait for each other: each slot was taken by a task that has waited
+    /// for another one since, for at least a second. Such tasks take what they need at once, with
+    /// [`acquire_many`](crate::Budget::acquire_many).
     ///
-    /// Such tasks take what they need at once, with [`acquire_many`](crate::Budget::acquire_many).
+    /// It is a suspicion. A slot is known by the task that took it, not by the one that has it now. If it was passed on,
+    /// as an accept loop does with the slot of each connection, it comes back when that other task is done; so it does
+    /// if one task runs several futures at once, and the one that waits is not the one that has the slot. And a wait
+    /// with a timeout ends, as a [`get`](crate::ConnResource::get) does after 30 s unless set otherwise.
+    ///
+    /// Nor is every deadlock seen:
+    ///
+    /// - none, if the budget does not [track](crate::BudgetBuilder::track_holds) holds;
+    /// - none with a slot that no task took: threads in [`blocking_acquire`](crate::Budget::blocking_acquire), and what
+    ///   runs in `block_on` itself, have no name;
+    /// - none where slots are left, but too few for an `acquire_many`, or kept for children, or where `max_conns` is
+    ///   what a caller waits for;
+    /// - of a child that is full, the child tells, not its parent; of tasks that wait for a slot of one child and have one of
+    ///   another, the parent.
     pub fn is_deadlocked(&self) -> bool {
-        self.deadlocked
+        self.stalled_for.is_some_and(|stalled| stalled >= STANDSTILL)
     }
 
     /// The longest holds first. Empty if the budget does not [track](crate::BudgetBuilder::track_holds) them.
@@ -276,10 +313,12 @@ impl fmt::Display for Explain {
             let (kept, are) = (Number(self.kept, "slot"), form(self.kept, "is", "are"));
             writeln!(f, "  {kept} {are} kept for children")?;
         }
-        if self.deadlocked {
+        if let Some(stalled) = self.stalled_for.filter(|_| self.is_deadlocked()) {
             writeln!(
                 f,
-                "  every slot is held by a task that waits for another: none will come back; see acquire_many()"
+                "  every slot was taken by a task that has waited for another for {} or longer: unless they passed \
+                 them on, none comes back before one of them gives up; see acquire_many()",
+                Span(stalled)
             )?;
         }
         for line in self.addresses.iter().take(NAMED) {
