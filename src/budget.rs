@@ -304,6 +304,8 @@ impl BudgetBuilder {
     /// Keeps note of who holds each connection and slot: the place in the code that called
     /// [`get`](crate::ConnResource::get) or [`acquire`](Budget::acquire), since when, and in which task.
     /// [`explain`](Budget::explain) and [`close`](Budget::close) name them. Costs some 100 ns for each hold. Default: no.
+    ///
+    /// Objects of deadpool's pools are held while they are out of the pool. Where they were asked for is not known.
     pub fn track_holds(mut self, track: bool) -> Self {
         self.track_holds = track;
         self

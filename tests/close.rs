@@ -180,7 +180,7 @@ async fn tasks_that_hold_every_slot_and_wait_for_another_are_called_a_deadlock()
 
 #[tokio::test(start_paused = true)]
 async fn long_holds_are_warned_of_once_and_once_more_when_they_come_back() {
-    let (said, _guard) = support_log();
+    let (said, _guard) = support::warnings();
     let budget = Budget::builder().limit(2).hold_warning(Duration::from_secs(10)).build().unwrap();
     let resource = fakes("slow", &budget, &Arc::default());
     let conn = resource.get().await.unwrap();
@@ -193,28 +193,6 @@ async fn long_holds_are_warned_of_once_and_once_more_when_they_come_back() {
     resource.get().await.unwrap().put();
     sleep(Duration::from_secs(30)).await;
     assert_eq!(said.lock().unwrap().len(), 2, "short ones are not warned of");
-}
-
-/// Counts warnings of this thread.
-fn support_log() -> (Arc<std::sync::Mutex<Vec<()>>>, tracing::subscriber::DefaultGuard) {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<std::sync::Mutex<Vec<()>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().push(());
-            Ok(line.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(move || writer.clone())
-        .finish();
-    (Arc::clone(&lines.0), tracing::subscriber::set_default(subscriber))
 }
 
 #[tokio::test(start_paused = true)]

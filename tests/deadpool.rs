@@ -22,6 +22,7 @@ use servers::Server;
 use support::{Peer, assert_at_rest, echo_server, settle, sockets_to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 /// What the manager is to do next, and what it was asked.
 #[derive(Debug, Default)]
@@ -436,6 +437,86 @@ async fn a_dropped_pool_is_not_asked_any_more() {
     assert!(script.upgrade().is_none());
     assert_at_rest(&budget, 0);
     drop(budget.acquire().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_is_held_while_it_is_out_and_by_nobody_while_it_rests() {
+    let peer = Peer::listen();
+    let budget = Budget::builder().limit(3).track_holds(true).build().unwrap();
+    let pool = pool(peer.address, &budget, 3);
+    let object = pool.get().await.unwrap();
+    sleep(Duration::from_secs(7)).await;
+    let text = budget.explain().to_string();
+    assert!(text.contains("1, held for 7.0s, an object of a deadpool pool"), "{text}");
+    assert_eq!(budget.explain().holders()[0].site, None, "no place is better than a wrong one");
+    drop(object);
+    assert_eq!((budget.explain().holders().len(), held(&budget)), (0, 1));
+
+    sleep(Duration::from_secs(60)).await;
+    let object = pool.get().await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(budget.explain().holders()[0].held_for, Some(Duration::from_secs(2)));
+    let taken = Object::take(object);
+    assert_eq!(budget.explain().holders()[0].held_for, Some(Duration::from_secs(2)), "out for as long");
+    drop(taken);
+
+    drop(pool.get().await.unwrap());
+    let removed = pool.retain(|_, _| false).removed;
+    assert_eq!(budget.explain().holders().len(), 1, "out of the pool, in our hands");
+    drop(removed);
+    drop(pool.get().await.unwrap());
+    let slots = budget.acquire_many(3).await.unwrap();
+    assert_eq!(budget.explain().holders().len(), 1, "reclaimed");
+    drop((slots, pool));
+    assert_at_rest(&budget, 0);
+    assert!(budget.explain().holders().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_at_rest_is_not_warned_of() {
+    let (said, _guard) = support::warnings();
+    let peer = Peer::listen();
+    let budget = Budget::builder().limit(3).hold_warning(Duration::from_secs(10)).build().unwrap();
+    let pool = pool(peer.address, &budget, 3);
+    for _ in 0..3 {
+        let object = pool.get().await.unwrap();
+        sleep(Duration::from_secs(6)).await;
+        drop(object);
+        sleep(Duration::from_secs(60)).await;
+    }
+    assert_eq!(said.lock().unwrap().len(), 0);
+    let object = pool.get().await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(said.lock().unwrap().len(), 1);
+    drop(object);
+    assert_eq!(said.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_made_an_object_that_another_has_does_not_hold_it() {
+    let peer = Peer::listen();
+    let budget = Budget::builder().limit(1).track_holds(true).build().unwrap();
+    let pool = pool(peer.address, &budget, 1);
+    let made = Arc::new(tokio::sync::Notify::new());
+    let maker = tokio::spawn({
+        let (pool, budget, made) = (pool.clone(), budget.clone(), Arc::clone(&made));
+        async move {
+            drop(pool.get().await.unwrap());
+            made.notified().await;
+            drop(budget.acquire().await.unwrap());
+        }
+    });
+    settle().await;
+    let user = tokio::spawn(async move {
+        let _object = pool.get().await.unwrap();
+        made.notify_one();
+        sleep(Duration::from_secs(30)).await;
+    });
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(budget.stats().waiting, 1);
+    assert!(!budget.explain().is_deadlocked(), "{}", budget.explain());
+    user.await.unwrap();
+    maker.await.unwrap();
 }
 
 async fn exchange(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> io::Result<()> {

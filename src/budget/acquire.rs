@@ -44,7 +44,8 @@ pub struct Acquire<'a> {
     immediate: bool,
     patience: Patience<'a>,
     waiting: Option<Waiting>,
-    site: Site,
+    /// Who called, if that is known.
+    site: Option<Site>,
 }
 
 /// From the first poll on.
@@ -55,7 +56,21 @@ struct Waiting {
 
 impl<'a> Acquire<'a> {
     pub(super) fn new(partition: &'a Arc<Partition>, weight: usize, site: Site) -> Self {
-        Self { partition, weight, immediate: false, patience: Patience::default(), waiting: None, site }
+        Self {
+            partition,
+            weight,
+            immediate: false,
+            patience: Patience::default(),
+            waiting: None,
+            site: Some(site),
+        }
+    }
+
+    /// For an object of a pool, on behalf of a caller of that pool.
+    #[cfg(feature = "deadpool")]
+    pub(crate) fn for_a_pool(mut self) -> Self {
+        self.site = None;
+        self
     }
 
     /// Ends the wait when `token` fires.
@@ -154,7 +169,7 @@ fn enqueue(partition: &Partition, weight: usize, now: Tick) -> Option<Waiting> {
 
 /// What can be had without waiting, and without overtaking who waits.
 pub(super) fn at_once(partition: &Partition, weight: usize, site: Site) -> Option<Slot> {
-    enqueue(partition, weight, clock::now())?.leave(partition).map(|slot| slot.noted(site))
+    enqueue(partition, weight, clock::now())?.leave(partition).map(|slot| slot.noted(Some(site)))
 }
 
 impl Waiting {

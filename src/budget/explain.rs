@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task;
 
 use super::books::{AccountId, Books, ROOT, Seat};
-use super::holds::{Noted, ResourceId};
+use super::holds::{Noted, POOLED, ResourceId};
 use super::ledger::Partition;
 use super::slot::Kind;
 use crate::address::Address;
@@ -136,7 +136,8 @@ pub struct Holder {
     pub slots: usize,
     /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it.
     pub held_for: Option<Duration>,
-    /// The place in the code that called `get` or `acquire`. `None`: as above.
+    /// The place in the code that called `get` or `acquire`. `None`: as above, or an object of a pool of deadpool, which
+    /// does not tell who called it.
     pub site: Option<&'static Location<'static>>,
 }
 
@@ -149,10 +150,11 @@ impl fmt::Display for Holder {
         if let Some(held_for) = self.held_for {
             write!(f, ", held for {}", Span(held_for))?;
         }
-        if let Some(site) = self.site {
-            write!(f, ", since {site}")?;
+        match (self.site, self.held_for) {
+            (Some(site), _) => write!(f, ", since {site}"),
+            (None, Some(_)) => write!(f, ", {POOLED}"),
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -204,7 +206,7 @@ pub(super) fn holders(partition: &Partition, of: Option<ResourceId>) -> Vec<Hold
 impl Noted {
     fn holder(self, now: Tick) -> Holder {
         let Self { address, slots, since, site, .. } = self;
-        Holder { address, slots, held_for: Some(now.since(since)), site: Some(site) }
+        Holder { address, slots, held_for: Some(now.since(since)), site }
     }
 }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::task;
+use tracing::field::{DisplayValue, display};
 
 use super::books::{AccountId, ROOT};
 use crate::address::Address;
@@ -18,6 +19,9 @@ use crate::clock::{self, Tick};
 
 /// The place in the code that asked.
 pub(crate) type Site = &'static Location<'static>;
+
+/// What is held where the place is not known: deadpool does not tell who called it.
+pub(super) const POOLED: &str = "an object of a deadpool pool";
 
 /// Holds are looked over this many times in the span after which they are warned of, and no more often than that.
 const LOOKS: u32 = 4;
@@ -66,9 +70,21 @@ pub(crate) struct Noted {
     pub(crate) address: Option<Address>,
     pub(crate) slots: usize,
     pub(crate) since: Tick,
-    pub(crate) site: Site,
+    /// `None`: it is [`POOLED`].
+    pub(crate) site: Option<Site>,
     pub(crate) task: Option<task::Id>,
     warned: bool,
+}
+
+impl Noted {
+    fn address(&self) -> Option<&str> {
+        self.address.as_ref().map(Address::as_str)
+    }
+
+    /// The place, or what it is.
+    fn from(&self) -> (Option<DisplayValue<Site>>, Option<&'static str>) {
+        (self.site.map(display), self.site.is_none().then_some(POOLED))
+    }
 }
 
 impl Holds {
@@ -82,14 +98,19 @@ impl Holds {
     }
 
     /// Its account is the budget's until it is said [whose](Hold::is_of) it is.
-    pub(crate) fn note(self: &Arc<Self>, address: Option<Address>, slots: usize, site: Site) -> Hold {
+    pub(crate) fn note(
+        self: &Arc<Self>,
+        address: Option<Address>,
+        slots: usize,
+        site: impl Into<Option<Site>>,
+    ) -> Hold {
         let noted = Noted {
             account: ROOT,
             resource: None,
             address,
             slots,
             since: clock::now(),
-            site,
+            site: site.into(),
             task: task::try_id(),
             warned: false,
         };
@@ -142,9 +163,10 @@ impl Holds {
                 .collect();
             (!held.is_empty(), long)
         };
-        for Noted { address, slots, since, site, .. } in long {
-            let address = address.as_ref().map(Address::as_str);
-            tracing::warn!(address, slots, %site, held_for = ?now.since(since), "held for long");
+        for noted in long {
+            let (address, slots, held_for) = (noted.address(), noted.slots, now.since(noted.since));
+            let (site, what) = noted.from();
+            tracing::warn!(address, slots, site, what, ?held_for, "held for long");
         }
         any
     }
@@ -178,11 +200,11 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Noted { address, slots, since, site, warned, .. } = self.holds.notes.lock().held.remove(self.key);
-        if warned {
-            let address = address.as_ref().map(Address::as_str);
-            let held_for = clock::now().since(since);
-            tracing::warn!(address, slots, %site, ?held_for, "given back after being held for long");
+        let noted = self.holds.notes.lock().held.remove(self.key);
+        if noted.warned {
+            let (address, slots, held_for) = (noted.address(), noted.slots, clock::now().since(noted.since));
+            let (site, what) = noted.from();
+            tracing::warn!(address, slots, site, what, ?held_for, "given back after being held for long");
         }
     }
 }

@@ -85,13 +85,17 @@ impl Slot {
     }
 
     /// Notes who has it, if that is tracked.
-    pub(super) fn noted(mut self, site: Site) -> Self {
+    pub(super) fn noted(mut self, site: Option<Site>) -> Self {
+        self.note(site);
+        self
+    }
+
+    fn note(&mut self, site: Option<Site>) {
         if let Some(holds) = self.partition.ledger.holds.as_ref().filter(|_| self.claim.weight > 0) {
             let hold = holds.note(None, self.claim.weight, site);
             hold.is_of(self.partition.account, None);
             self.hold = Some(Box::new(hold));
         }
-        self
     }
 
     /// It is held by somebody else from now on, or is a dial's.
@@ -261,6 +265,18 @@ impl<T> Held<T> {
     pub fn map<U>(held: Held<T>, f: impl FnOnce(T) -> U) -> Held<U> {
         let Held { value, slot } = held;
         Held { value: f(value), slot }
+    }
+
+    /// It rests in a pool of another crate: nobody holds it.
+    #[cfg(feature = "deadpool")]
+    pub(crate) fn rests(held: &mut Held<T>) {
+        held.slot.changes_hands(None);
+    }
+
+    /// It is taken out of such a pool: held from now on, by who runs this.
+    #[cfg(feature = "deadpool")]
+    pub(crate) fn is_taken(held: &mut Held<T>) {
+        held.slot.note(None);
     }
 
     /// The value and its slot, for the caller to drop in that order.

@@ -159,7 +159,7 @@ impl<M: Manager> Manager for Budgeted<M> {
     type Error = CreateError<M::Error>;
 
     async fn create(&self) -> Result<Place<M>, CreateError<M::Error>> {
-        let acquire = self.shelf.budget.acquire();
+        let acquire = self.shelf.budget.acquire().for_a_pool();
         let acquire = match self.slot_timeout {
             Some(timeout) => acquire.wait_timeout(timeout),
             None => acquire,
@@ -279,23 +279,33 @@ impl<M: Manager> Place<M> {
 
     /// Puts the value on the shelf, where it can be reclaimed.
     fn rest(&mut self) {
-        if let Some(held) = self.held.take() {
+        if let Some(mut held) = self.held.take() {
+            Held::rests(&mut held);
             self.ticket = Some(self.shelf.rest(held));
         }
     }
 
-    /// Takes it off the shelf. `false`: it has been reclaimed.
+    /// Takes it off the shelf, for who runs this. `false`: it has been reclaimed.
     fn wake(&mut self) -> bool {
+        if self.ticket.is_some() {
+            self.leave_shelf();
+            if let Some(held) = &mut self.held {
+                Held::is_taken(held);
+            }
+        }
+        self.held.is_some()
+    }
+
+    fn leave_shelf(&mut self) {
         if let Some(ticket) = self.ticket.take() {
             self.held = self.shelf.resting.lock().values.remove(&ticket);
         }
-        self.held.is_some()
     }
 }
 
 impl<M: Manager> Drop for Place<M> {
     fn drop(&mut self) {
-        self.wake(); // and let it drop with this
+        self.leave_shelf(); // and let it drop with this
     }
 }
 

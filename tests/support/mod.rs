@@ -177,6 +177,28 @@ pub fn assert_at_rest(budget: &Budget, idle: usize) {
     );
 }
 
+/// Counts warnings of this thread.
+pub fn warnings() -> (Arc<Mutex<Vec<()>>>, tracing::subscriber::DefaultGuard) {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<()>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().push(());
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    (Arc::clone(&lines.0), tracing::subscriber::set_default(subscriber))
+}
+
 /// An echo server on loopback, as a task of this runtime. Ends with it.
 pub async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
