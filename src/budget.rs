@@ -162,14 +162,21 @@ impl Budget {
         acquire::at_once(&self.partition, 1, Location::caller())
     }
 
-    /// Blocks the thread until there is a slot. For threads outside of a runtime.
+    /// Blocks the thread until there is a slot. For threads outside of a runtime, and for those of
+    /// [`spawn_blocking`](tokio::task::spawn_blocking). In async code, await [`acquire`](Self::acquire) instead, or take
+    /// what [`try_acquire`](Self::try_acquire) gives.
     ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Panics
+    ///
+    /// If it has to wait, and the thread is one that drives tasks: in an async function, or in what such a function
+    /// calls. Whom it waits for could then not run. Tokio's own blocking calls do the same.
     #[track_caller]
     pub fn blocking_acquire(&self) -> Result<Slot, AcquireError> {
-        pollster::block_on(self.acquire())
+        self.acquire().blocking()
     }
 
     /// A part of this budget: never more than `at_most` of its slots.

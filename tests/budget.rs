@@ -133,6 +133,72 @@ fn blocking_acquire_blocks_a_thread_outside_of_a_runtime() {
     assert_at_rest(&budget, 0);
 }
 
+#[test]
+fn blocking_acquire_panics_rather_than_stop_the_tasks_it_waits_for() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use tokio::runtime::Builder;
+    for runtime in
+        [Builder::new_current_thread().build(), Builder::new_multi_thread().worker_threads(1).build()]
+    {
+        let runtime = runtime.unwrap();
+        let budget = Budget::new(1);
+        let blocks = || catch_unwind(AssertUnwindSafe(|| budget.blocking_acquire().map(drop)));
+        runtime.block_on(async {
+            blocks().expect("it need not wait").unwrap();
+            let held = budget.acquire().await.unwrap();
+            let said = blocks().expect_err("in block_on");
+            let said = said.downcast_ref::<String>().unwrap();
+            assert!(said.contains("Cannot block the current thread from within a runtime"), "{said}");
+            assert_eq!(budget.stats().waiting, 0, "it has left the line");
+            let task = tokio::spawn({
+                let budget = budget.clone();
+                async move { budget.blocking_acquire().map(drop) }
+            });
+            assert!(task.await.unwrap_err().is_panic(), "in a task");
+
+            let blocking = tokio::task::spawn_blocking({
+                let budget = budget.clone();
+                move || budget.blocking_acquire().map(drop)
+            });
+            while budget.stats().waiting == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(held);
+            blocking.await.unwrap().unwrap();
+        });
+        // A thread that has entered a runtime drives none of its tasks.
+        let held = budget.blocking_acquire().unwrap();
+        let entered = std::thread::spawn({
+            let (budget, handle) = (budget.clone(), runtime.handle().clone());
+            move || {
+                let _entered = handle.enter();
+                budget.blocking_acquire().map(drop)
+            }
+        });
+        while budget.stats().waiting == 0 {
+            std::thread::yield_now();
+        }
+        drop(held);
+        entered.join().unwrap().unwrap();
+        assert_at_rest(&budget, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn blocking_acquire_blocks_in_place() {
+    let budget = Budget::new(1);
+    let held = budget.acquire().await.unwrap();
+    let blocking = tokio::spawn({
+        let budget = budget.clone();
+        async move { tokio::task::block_in_place(|| budget.blocking_acquire().map(drop)) }
+    });
+    while budget.stats().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    blocking.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_raised_limit_serves_those_who_wait() {
     let budget = Budget::new(1);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ use crate::upkeep;
 ///
 /// # Panics
 ///
-/// If a timeout is set and it is polled outside of a tokio runtime with a time driver.
+/// If a timeout is set, it has to wait, and it is polled outside of a tokio runtime with a time driver.
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'a> {
     partition: &'a Arc<Partition>,
@@ -89,6 +89,18 @@ impl<'a> Acquire<'a> {
     pub fn immediate(mut self) -> Self {
         self.immediate = true;
         self
+    }
+
+    /// Waits on this thread.
+    #[track_caller]
+    pub(super) fn blocking(mut self) -> Result<Slot, AcquireError> {
+        match Pin::new(&mut self).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(acquired) => acquired,
+            Poll::Pending => {
+                forbid_in_async_code();
+                pollster::block_on(self)
+            }
+        }
     }
 
     fn details(&self, timed_out: bool, began: Tick) -> Box<AcquireDetails> {
@@ -156,6 +168,15 @@ impl Future for Acquire<'_> {
             false => AcquireError::Cancelled { details },
         }))
     }
+}
+
+/// Panics where blocking would stop the thread from driving the tasks it waits for. Tokio tells nobody whether it is so,
+/// but its own blocking calls look first.
+#[track_caller]
+fn forbid_in_async_code() {
+    let (news, receiver) = tokio::sync::oneshot::channel();
+    let _sent = news.send(());
+    let _told = receiver.blocking_recv();
 }
 
 fn enqueue(partition: &Partition, weight: usize, now: Tick) -> Option<Waiting> {
