@@ -320,6 +320,11 @@ impl BudgetBuilder {
 
     /// Warns, by a `tracing` event, of what is held for longer than this: once, and once more when it comes back.
     /// [Tracks](Self::track_holds) holds for it. Default: no warning.
+    ///
+    /// What is still held is looked for by a task, four times in this span, at most every 10 ms. It runs on the tokio
+    /// runtime in which something was taken first, which needs its time driver, until nothing is held. Where no runtime
+    /// was about, or while it is not driven, long holds are told only when they come back; if it has ended, the next
+    /// runtime in which something is taken looks after all of them.
     pub fn hold_warning(mut self, after: Duration) -> Self {
         self.hold_warning = Some(after);
         self

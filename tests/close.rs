@@ -195,6 +195,32 @@ async fn long_holds_are_warned_of_once_and_once_more_when_they_come_back() {
     assert_eq!(said.lock().unwrap().len(), 2, "short ones are not warned of");
 }
 
+#[test]
+fn long_holds_are_warned_of_by_a_task_and_without_a_runtime_when_they_come_back() {
+    let (said, _guard) = support::warnings();
+    let count = || said.lock().unwrap().len();
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let budget = Budget::builder().limit(3).hold_warning(Duration::ZERO).build().unwrap();
+    let slot = budget.blocking_acquire().unwrap();
+    assert_eq!(count(), 0, "there is nobody to look");
+    drop(slot);
+    assert_eq!(count(), 1);
+
+    let budget = Budget::builder().limit(3).hold_warning(Duration::from_secs(10)).build().unwrap();
+    let first = runtime();
+    let outlives = first.block_on(budget.acquire()).unwrap();
+    drop(first);
+    assert_eq!(count(), 1);
+    runtime().block_on(async {
+        let slot = budget.acquire().await.unwrap();
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(count(), 3, "this runtime's task looks after the other's too");
+        drop((slot, outlives));
+        assert_eq!(count(), 5);
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resource_closes_alone() {
     let (budget, script) = (Budget::new(3), Script::manual());

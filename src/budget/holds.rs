@@ -201,8 +201,10 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let noted = self.holds.notes.lock().held.remove(self.key);
-        if noted.warned {
-            let (address, slots, held_for) = (noted.address(), noted.slots, clock::now().since(noted.since));
+        let Some(warning) = self.holds.warning else { return };
+        let held_for = clock::now().since(noted.since);
+        if held_for >= warning {
+            let (address, slots) = (noted.address(), noted.slots);
             let (site, what) = noted.from();
             tracing::warn!(address, slots, site, what, ?held_for, "given back after being held for long");
         }
