@@ -124,8 +124,10 @@ impl Budget {
     /// Changes the limit. Takes effect at once: growing serves those who wait, shrinking closes idle
     /// connections, and those in use when they are put. Nothing in use is cut off.
     ///
-    /// Who waits for more slots than the limit now is gets [`AcquireError::Exhausted`] when its turn comes. With a
-    /// limit of 0, whoever comes is refused at once, and who waits goes on waiting for better times.
+    /// Who waits in [`acquire`](Self::acquire) or [`blocking_acquire`](Self::blocking_acquire) for more slots than the
+    /// limit now is gets [`AcquireError::Exhausted`] when its turn comes. With a limit of 0 that is all of them, and at
+    /// once, but for those who have a [`get`](crate::ConnResource::get) before them: gets that wait go on waiting for
+    /// better times, until their own time is over. Whoever comes then is refused at once.
     pub fn set_limit(&self, limit: usize) {
         let ledger = &self.partition.ledger;
         let mut books = ledger.lock();

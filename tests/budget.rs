@@ -226,6 +226,42 @@ async fn a_shrunk_limit_refuses_what_can_never_be_granted() {
     assert_at_rest(&budget, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_zero_refuses_who_waits_for_slots_and_not_who_waits_for_connections() {
+    let (budget, script) = (Budget::new(1), Arc::<Script>::default());
+    let resource = fakes("a", &budget, &script);
+    let held = budget.acquire().await.unwrap();
+    let mut acquire = budget.acquire();
+    assert!(poll(&mut acquire).is_pending());
+    let blocked = std::thread::spawn({
+        let budget = budget.clone();
+        move || budget.blocking_acquire().map(drop)
+    });
+    while budget.stats().waiting < 2 {
+        std::thread::yield_now();
+    }
+    budget.set_limit(0);
+    let error = ready(&mut acquire).unwrap_err();
+    assert!(matches!(error, AcquireError::Exhausted { .. }) && !error.is_timeout(), "{error}");
+    assert!(matches!(blocked.join().unwrap(), Err(AcquireError::Exhausted { .. })));
+    assert!(matches!(budget.acquire().await, Err(AcquireError::Exhausted { .. })));
+    let error = fakes("b", &budget, &script).get().await.unwrap_err();
+    assert!(matches!(error, GetError::Exhausted { .. }) && !error.is_timeout(), "{error}");
+    drop(held);
+    budget.set_limit(1);
+    let conn = resource.get().await.unwrap();
+    // Behind a get it has no turn, until that has had its own.
+    let (mut get, mut acquire) = (resource.get(), budget.acquire());
+    assert!(poll(&mut get).is_pending() && poll(&mut acquire).is_pending());
+    budget.set_limit(0);
+    assert!(poll(&mut get).is_pending() && poll(&mut acquire).is_pending());
+    let error = get.await.unwrap_err();
+    assert!(matches!(error, GetError::Exhausted { .. }) && error.is_timeout(), "in its own time: {error}");
+    assert!(matches!(ready(&mut acquire), Err(AcquireError::Exhausted { .. })));
+    drop(conn);
+    assert_at_rest(&budget, 0);
+}
+
 #[tokio::test]
 async fn a_child_has_no_more_than_its_part_and_counts_in_the_whole() {
     let (budget, script) = (Budget::new(3), Arc::default());
