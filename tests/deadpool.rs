@@ -519,6 +519,55 @@ async fn who_made_an_object_that_another_has_does_not_hold_it() {
     maker.await.unwrap();
 }
 
+#[tokio::test]
+async fn what_rests_is_reclaimed_from_any_pool_of_our_objects_and_from_no_other() {
+    let (budget, peer) = (Budget::new(1), Peer::listen());
+    let budgeted = || Budgeted::new(Streams::to(peer.address), &budget);
+    let pool = Pool::<Streams>::builder(budgeted()).max_size(2).build().unwrap();
+    drop(pool.get().await.unwrap());
+    drop(budget.try_acquire().expect("reclaimed"));
+    drop(pool.get().await.unwrap());
+    drop(pool);
+    let pool: deadpool::managed::Pool<Budgeted<Streams>> =
+        deadpool::managed::Pool::builder(budgeted()).max_size(2).build().unwrap();
+    drop(pool.get().await.unwrap());
+    assert!(budget.try_acquire().is_none());
+    assert_eq!((held(&budget), sockets_to(peer.address)), (1, 1));
+    drop(pool);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
+async fn closing_a_pool_ends_waits_for_a_place_and_not_those_for_a_slot() {
+    let (budget, peer) = (Budget::new(1), Peer::listen());
+    let pool = pool(peer.address, &budget, 1);
+    let slot = budget.acquire().await.unwrap();
+    let (mut for_slot, mut for_place) = (Box::pin(pool.get()), Box::pin(pool.get()));
+    assert!(futures::poll!(&mut for_slot).is_pending() && futures::poll!(&mut for_place).is_pending());
+    pool.close();
+    assert!(matches!(for_place.await, Err(PoolError::Closed)));
+    assert!(futures::poll!(&mut for_slot).is_pending());
+    assert!(!budget.close(Duration::ZERO).await.is_clean());
+    let error = for_slot.await.unwrap_err();
+    assert!(matches!(error, PoolError::Backend(CreateError::NoSlot { source: AcquireError::Closed { .. } })));
+    drop(slot);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_of_deadpool_need_a_runtime_and_the_one_for_slots_does_not() {
+    let (budget, peer) = (Budget::new(1), Peer::listen());
+    let _slot = budget.acquire().await.unwrap();
+    let timeout = Duration::from_secs(3);
+    let begun = || Budgeted::new(Streams::to(peer.address), &budget).slot_timeout(timeout).builder();
+    assert!(begun().create_timeout(Some(timeout)).build().is_err());
+    assert!(begun().create_timeout(Some(timeout)).runtime(Runtime::Tokio1).build().is_ok());
+    let pool = begun().build().unwrap();
+    let timeouts = Timeouts { create: Some(timeout), ..Timeouts::default() };
+    assert!(matches!(pool.timeout_get(&timeouts).await, Err(PoolError::NoRuntimeSpecified)));
+    assert!(matches!(pool.get().await, Err(PoolError::Backend(CreateError::NoSlot { .. }))));
+}
+
 async fn exchange(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> io::Result<()> {
     stream.write_all(b"hello").await?;
     let mut answer = [0; 5];

@@ -16,6 +16,23 @@
 //! let seen: u64 = conn.incr("seen", 1).await?;
 //! # Ok(()) }
 //! ```
+//!
+//! # What a program has to change
+//!
+//! The manager stays. The pool is a [`Pool`] and gives out [`Object`]s, where deadpool-redis has a `Pool` and a `Connection`
+//! of its own: types that are written down change, and helpers that make a pool, such as `Config::create_pool`, are of no
+//! use. An [`Object`] dereferences to what the manager made, which is all that method calls need. A function that takes a
+//! connection by a trait wants that itself: `&mut *conn` where it was `&mut conn`.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # use deadpool_redis::{Manager, redis::cmd};
+//! # use fdpool::{Budget, interop};
+//! # let pool = interop::deadpool::builder(Manager::new("redis://10.0.0.1/")?, Budget::global()).build()?;
+//! let mut conn = pool.get().await?;
+//! let pong: String = cmd("PING").query_async(&mut *conn).await?;
+//! # Ok(()) }
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,18 +47,22 @@ use crate::{AcquireError, Budget, Held, Reclaim, Registration};
 
 /// A deadpool pool whose objects count in a [`Budget`]; made by [`builder`].
 ///
-/// It is deadpool's own, with all that that can do. Two things to know:
+/// It is deadpool's own, with all that that can do. Four things to know:
 ///
 /// - [`status`](managed::Pool::status) goes on counting an object that was reclaimed until deadpool comes upon its
 ///   place, which is when it would have been given out. `budget.stats().held` knows better.
 /// - The predicate of [`retain`](managed::Pool::retain) is shown a [`Place`], where there is nothing to be seen of an
 ///   object that rests. Go by its metrics.
+/// - [`close`](managed::Pool::close) ends the waits for a place in the pool, but not that of a caller who has one and
+///   waits for a slot: that ends with a slot, by its timeout, or by closing the [`Budget`].
+/// - deadpool's timeouts, set by its builder or in `timeout_get`, need `.runtime(Runtime::Tokio1)`, with deadpool's feature
+///   `rt_tokio_1`: without, `build` or the get fails. [`Budgeted::slot_timeout`] does not need it.
 pub type Pool<M> = managed::Pool<Budgeted<M>, Object<M>>;
 
 /// A pool of what `manager` makes, under `budget`: set it up as any of deadpool's, and build it.
 ///
-/// Making an object waits for a slot first. deadpool's `create` timeout covers that wait too; to limit the wait
-/// alone, see [`Budgeted::slot_timeout`].
+/// Making an object waits for a slot first, for as long as it takes. deadpool's `create` timeout covers that wait too, if
+/// the builder is given a `runtime`; to limit the wait alone, see [`Budgeted::slot_timeout`].
 ///
 /// Let `max_size` be no more than the budget can spare. A caller that has a place in the pool and waits for a slot is
 /// deaf to deadpool: an object that comes back meanwhile is closed for its slot, and another made, each time. Callers
@@ -127,8 +148,9 @@ impl<M: Manager + 'static> Budgeted<M> {
         self
     }
 
-    /// Begins a pool. One made by deadpool's `Pool::builder` counts its objects as well, but what rests in it is not
-    /// reclaimed.
+    /// Begins a [`Pool`], as that one's own `builder` does. A deadpool pool of another wrapper
+    /// (`managed::Pool<Budgeted<M>>`, whose objects are [`managed::Object`]s) counts its objects as well, but what rests in
+    /// it is not reclaimed, and counts as held.
     pub fn builder(self) -> PoolBuilder<Self, Object<M>> {
         // Before all hooks of the user's, which are shown what rested.
         managed::Pool::builder(self).pre_recycle(Hook::sync_fn(|place: &mut Place<M>, _| {
