@@ -447,7 +447,7 @@ async fn an_object_is_held_while_it_is_out_and_by_nobody_while_it_rests() {
     let object = pool.get().await.unwrap();
     sleep(Duration::from_secs(7)).await;
     let text = budget.explain().to_string();
-    assert!(text.contains("1, held for 7.0s, an object of a deadpool pool"), "{text}");
+    assert!(text.contains("1, held for 7.0s, an object of a pool"), "{text}");
     assert_eq!(budget.explain().holders()[0].site, None, "no place is better than a wrong one");
     drop(object);
     assert_eq!((budget.explain().holders().len(), held(&budget)), (0, 1));

@@ -66,9 +66,9 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// For an object of a pool, on behalf of a caller of that pool.
-    #[cfg(feature = "deadpool")]
-    pub(crate) fn for_a_pool(mut self) -> Self {
+    /// For an object of a pool, on behalf of that pool's caller: the place of this call says nothing of who holds the slot,
+    /// and [`track_holds`](crate::BudgetBuilder::track_holds) does not name it.
+    pub fn for_a_pool(mut self) -> Self {
         self.site = None;
         self
     }

@@ -136,7 +136,7 @@ pub struct Holder {
     pub slots: usize,
     /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it.
     pub held_for: Option<Duration>,
-    /// The place in the code that called `get` or `acquire`. `None`: as above, or an object of a pool of deadpool, which
+    /// The place in the code that called `get` or `acquire`. `None`: as above, or an object of a pool that
     /// does not tell who called it.
     pub site: Option<&'static Location<'static>>,
 }

@@ -20,8 +20,8 @@ use crate::clock::{self, Tick};
 /// The place in the code that asked.
 pub(crate) type Site = &'static Location<'static>;
 
-/// What is held where the place is not known: deadpool does not tell who called it.
-pub(super) const POOLED: &str = "an object of a deadpool pool";
+/// What is held where the place is not known: its pool does not tell who called it.
+pub(super) const POOLED: &str = "an object of a pool";
 
 /// Holds are looked over this many times in the span after which they are warned of, and no more often than that.
 const LOOKS: u32 = 4;

@@ -267,15 +267,14 @@ impl<T> Held<T> {
         Held { value: f(value), slot }
     }
 
-    /// It rests in a pool of another crate: nobody holds it.
-    #[cfg(feature = "deadpool")]
-    pub(crate) fn rests(held: &mut Held<T>) {
+    /// For pools that are [`Reclaim`](crate::Reclaim)ed from: it rests, and while it does nobody holds it, as far as
+    /// [`track_holds`](crate::BudgetBuilder::track_holds) and [`hold_warning`](crate::BudgetBuilder::hold_warning) go.
+    pub fn note_idle(held: &mut Held<T>) {
         held.slot.changes_hands(None);
     }
 
-    /// It is taken out of such a pool: held from now on, by who runs this.
-    #[cfg(feature = "deadpool")]
-    pub(crate) fn is_taken(held: &mut Held<T>) {
+    /// The same: it is taken out, and held from now on, by the task that runs this. The place is not known.
+    pub fn note_in_use(held: &mut Held<T>) {
         held.slot.note(None);
     }
 

@@ -302,7 +302,7 @@ impl<M: Manager> Place<M> {
     /// Puts the value on the shelf, where it can be reclaimed.
     fn rest(&mut self) {
         if let Some(mut held) = self.held.take() {
-            Held::rests(&mut held);
+            Held::note_idle(&mut held);
             self.ticket = Some(self.shelf.rest(held));
         }
     }
@@ -312,7 +312,7 @@ impl<M: Manager> Place<M> {
         if self.ticket.is_some() {
             self.leave_shelf();
             if let Some(held) = &mut self.held {
-                Held::is_taken(held);
+                Held::note_in_use(held);
             }
         }
         self.held.is_some()
