@@ -285,11 +285,11 @@ impl Ledger {
             books.grow(clock::now());
         }
         // Where participants were asked in vain, as of which tidings.
-        let mut in_vain = None;
+        let mut in_vain: Vec<(AccountId, u64)> = Vec::new();
         loop {
             // Announce first, look after: see `pressure`.
             self.publish(&books);
-            let step = if settling.is_some() { books.step(in_vain) } else { books.serve() };
+            let step = if settling.is_some() { books.step(&in_vain) } else { books.serve() };
             self.publish(&books);
             let departed = books.take_departed();
             let closing = books.is_closing();
@@ -306,7 +306,8 @@ impl Ledger {
                 Step::Close(victim) => victim.close(),
                 Step::Ask { account, partition, asked } => {
                     if !self.ask(account, &partition, &asked) {
-                        in_vain = Some((account, asked.tidings));
+                        in_vain.retain(|(other, _)| *other != account);
+                        in_vain.push((account, asked.tidings));
                     }
                 }
             }

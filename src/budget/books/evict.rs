@@ -23,7 +23,8 @@ impl Books {
         needed > self.own_limit(id).saturating_add(coming)
     }
 
-    pub(in crate::budget) fn step(&mut self, in_vain: Option<(AccountId, u64)>) -> Step {
+    /// `in_vain`: where participants were asked before, as of which tidings.
+    pub(in crate::budget) fn step(&mut self, in_vain: &[(AccountId, u64)]) -> Step {
         let mut short = Vec::new();
         if let Served::Granted(waker) = self.serve_account(ROOT, usize::MAX, &mut short) {
             return Step::Wake(waker);
@@ -37,7 +38,7 @@ impl Books {
             if !self.lacks(id, coming) {
                 continue;
             }
-            let asked = if in_vain == Some((id, self.tidings)) { None } else { self.ask(id) };
+            let asked = if in_vain.contains(&(id, self.tidings)) { None } else { self.ask(id) };
             if let Some(step) = asked.or_else(|| self.evict(id)) {
                 return step;
             }
