@@ -98,7 +98,9 @@ impl<C: Send + 'static> Peers<C> {
         self.resource(address).get_owned()
     }
 
-    /// The resource of an address: the same for all who ask, as long as it is known.
+    /// The resource of an address: the same for all who ask, as long as it is known. In place of one that somebody has
+    /// [closed](ConnResource::close) there is a new one for whoever asks next; what is still in use of the closed one
+    /// does not count for its [`max_conns`](ConnResourceBuilder::max_conns).
     ///
     /// Takes whatever reads as a string: of those, an [`Address`] is cloned where it must be kept, and others are copied
     /// only when the address is new. For a [`SocketAddr`](std::net::SocketAddr) make an [`Address`].
@@ -114,9 +116,14 @@ impl<C: Send + 'static> Peers<C> {
         let shard = self.shared.table.shard(address.as_ref());
         let known = shard.lock().find(address.as_ref(), now);
         match known {
-            Some(resource) => {
+            Some(resource) if !is_closed_alone(&resource) => {
                 drop(self.shared.table.tidy(now, self.shared.forget_after));
                 resource
+            }
+            Some(closed) => {
+                let removed = shard.lock().remove(&closed);
+                drop((removed, closed));
+                self.add(shard, address.into(), now)
             }
             None => self.add(shard, address.into(), now),
         }
@@ -182,6 +189,16 @@ impl<C: Send + 'static> Peers<C> {
     #[doc(alias = "state")]
     pub fn stats(&self) -> impl Iterator<Item = (Address, ResourceStats)> + Send + '_ {
         self.iter().map(|resource| (resource.address().clone(), resource.stats()))
+    }
+}
+
+/// Whether a resource is closed, and its budget is not.
+fn is_closed_alone<C: Send + 'static>(resource: &ConnResource<C>) -> bool {
+    let shared = resource.shared();
+    // Nothing rests where it is closed (I6): the warm path asks no further.
+    shared.resting() == 0 && shared.is_closed() && {
+        let partition = shared.partition();
+        !partition.ledger.lock().is_closed(partition.account)
     }
 }
 

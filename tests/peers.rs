@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fdpool::dial::Tcp;
-use fdpool::{Address, Budget, Peers, PeersBuilder};
+use fdpool::{Address, Budget, GetError, Peers, PeersBuilder};
 use support::{Fake, FakeDialer, Peer, Script, assert_at_rest, poll, ready, settle, sockets_to};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -128,6 +128,28 @@ async fn retain_forgets_and_closes() {
     assert_eq!(script.open(), 1);
     peers.clear();
     assert!(peers.is_empty());
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
+async fn a_closed_resource_is_replaced_when_its_address_is_asked_for() {
+    let (budget, script) = (Budget::new(10), Arc::<Script>::default());
+    let peers = fakes(&budget, &script);
+    let used = peers.get("a").await.unwrap();
+    let handle = peers.resource("a");
+    assert_eq!(handle.close(Duration::ZERO).await.still_open, 1);
+    assert!(matches!(handle.get().await, Err(GetError::Closed { .. })), "it is closed for good");
+    peers.get("a").await.unwrap().put();
+    assert!(peers.get("a").await.unwrap().is_reused());
+    assert_eq!((peers.len(), script.begun()), (1, 2));
+    used.put();
+    assert_eq!(handle.stats().idle, 0);
+
+    // Not so if all is closed.
+    let known = peers.resource("a");
+    budget.close(Duration::ZERO).await;
+    assert!(matches!(peers.get("a").await, Err(GetError::Closed { .. })));
+    drop((handle, known));
     assert_at_rest(&budget, 0);
 }
 
