@@ -4,7 +4,9 @@
 
 mod keeper;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -12,8 +14,10 @@ use tokio::runtime::Handle;
 use crate::budget::GROWTH_INTERVAL;
 use crate::budget::ledger::{Ledger, NOBODY_GROWS, Partition};
 use crate::clock::{self, Tick};
+use crate::dial;
 use crate::resource::attempt::Job;
 use crate::resource::shared::Shared;
+use crate::stats::Event;
 use crate::sync::Ordering;
 
 pub(crate) use keeper::{Bell, Findings, Keeper, Tended, Watch};
@@ -28,7 +32,8 @@ const HASTE: Duration = Duration::from_millis(250);
 /// From how long on a wait needs no timer of its own. Twice as long as two of the above.
 pub(crate) const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// How often a watched address is asked whether it still has connections.
+/// How often a watched address is asked whether it still has connections; and how soon it is watched again after its
+/// dialer has panicked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long connections are asked at most once in.
@@ -198,13 +203,49 @@ pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
         return;
     }
     let watcher = Watcher(Arc::downgrade(shared));
-    let Some(mut watch) = shared.dialer.watch(&shared.address) else { return };
-    runtime.spawn(async move {
+    let Some(first) = begin_watch(shared) else { return };
+    runtime.spawn(watcher.work(first));
+}
+
+/// The dialer has panicked, and that is counted.
+struct Panicked;
+
+/// `None`: the dialer cannot tell whether the address leads elsewhere.
+fn begin_watch<C>(shared: &Shared<C>) -> Option<Result<dial::Watch, Panicked>> {
+    let watch = catch_unwind(AssertUnwindSafe(|| shared.dialer.watch(&shared.address)));
+    let watch = watch.map_err(|_| {
+        shared.count(Event::Panic);
+        Panicked
+    });
+    watch.transpose()
+}
+
+/// The one task that watches an address.
+struct Watcher<C>(Weak<Shared<C>>);
+
+impl<C: Send + 'static> Watcher<C> {
+    async fn work(self, mut watch: Result<dial::Watch, Panicked>) {
+        loop {
+            if let Ok(watch) = watch
+                && self.caught(self.look(watch)).await.is_ok()
+            {
+                return;
+            }
+            // A dialer that always panics costs little.
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            let begun = self.connected().and_then(|shared| begin_watch(&shared));
+            let Some(anew) = begun else { return };
+            watch = anew;
+        }
+    }
+
+    /// Asks about the connections whenever the watch is ready, until there are none, or the dialer cannot tell.
+    async fn look(&self, mut watch: dial::Watch) {
         // A change between the first dial's lookup and the watch is seen by asking once more.
         let mut asks = true;
         loop {
             {
-                let Some(shared) = watcher.0.upgrade().filter(|shared| shared.has_slots()) else { return };
+                let Some(shared) = self.connected() else { return };
                 if asks {
                     shared.ask_whether_current();
                 }
@@ -212,7 +253,7 @@ pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
             asks = tokio::time::timeout(WATCH_INTERVAL, &mut watch).await.is_ok();
             if asks {
                 // The next watch first, and then the question: nothing is missed between them.
-                let Some(shared) = watcher.0.upgrade() else { return };
+                let Some(shared) = self.0.upgrade() else { return };
                 let Some(next) = shared.dialer.watch(&shared.address) else { return };
                 watch = next;
                 drop(shared);
@@ -220,11 +261,26 @@ pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
                 tokio::time::sleep(LEAST_WATCH).await;
             }
         }
-    });
-}
+    }
 
-/// The one task that watches an address.
-struct Watcher<C>(Weak<Shared<C>>);
+    /// The address, if it still has connections.
+    fn connected(&self) -> Option<Arc<Shared<C>>> {
+        self.0.upgrade().filter(|shared| shared.has_slots())
+    }
+
+    async fn caught(&self, looking: impl Future<Output = ()>) -> Result<(), Panicked> {
+        let mut looking = std::pin::pin!(looking);
+        let polled = std::future::poll_fn(|cx| {
+            let poll = catch_unwind(AssertUnwindSafe(|| looking.as_mut().poll(cx)));
+            poll.map_or(Poll::Ready(Err(Panicked)), |poll| poll.map(Ok))
+        });
+        polled.await.inspect_err(|Panicked| {
+            if let Some(shared) = self.0.upgrade() {
+                shared.count(Event::Panic);
+            }
+        })
+    }
+}
 
 impl<C> Drop for Watcher<C> {
     fn drop(&mut self) {

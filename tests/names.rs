@@ -8,10 +8,11 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fdpool::dial::{Tcp, Watch};
-use fdpool::{Address, Budget, ConnResource, Dial, DialContext, GetError};
+use fdpool::dial::{CheckContext, Tcp, Watch};
+use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, GetError};
 use names::{Answer, Script, listen, sockets_to_port};
 use support::{assert_at_rest, poll, settle};
 use tokio::net::TcpStream;
@@ -384,4 +385,78 @@ async fn connections_that_lead_elsewhere_go_when_they_are_idle() {
     after.put();
     used.put();
     assert_eq!((budget.stats().idle, sockets_to_port(setting.port)), (1, 1), "and closed at its put");
+}
+
+/// Between a dialer's panic and the next try.
+const PAUSE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_panics_ends_no_watching_and_does_not_spin() {
+    let (setting, budget) = (setting(), Budget::new(10));
+    let resource = setting.resource(&budget);
+    let (idle, used) = (resource.get().await.unwrap(), resource.get().await.unwrap());
+    idle.put();
+    setting.script.say(Answer::Panics);
+    let asked = setting.script.asked();
+    tokio::time::sleep(REFRESH + PAUSE / 2).await;
+    let panics = budget.stats().panics;
+    assert_eq!(setting.script.asked() as u64 - asked as u64, panics);
+    assert!((1..=2).contains(&panics), "{panics}");
+    tokio::time::sleep(REFRESH).await;
+    assert_eq!(budget.stats().panics, panics + 3, "once in each pause");
+    assert_eq!(budget.stats().idle, 1, "and a panic says nothing about connections");
+    setting.script.say_ips(&[NEW]);
+    tokio::time::sleep(PAUSE).await;
+    settle().await;
+    assert_eq!((budget.stats().idle, budget.stats().in_use), (0, 1), "the idle one is gone");
+    used.put();
+    assert_at_rest(&budget, 0);
+}
+
+/// Panics in each part of watching, one after the other; then the address has moved.
+#[derive(Default)]
+struct Clumsy(AtomicUsize);
+
+impl Dial for Clumsy {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn watch(&self, _: &Address) -> Option<Watch> {
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            0 => panic!("in watch()"),
+            1 => Some(Box::pin(async { panic!("in the watch") })),
+            _ => Some(Box::pin(std::future::ready(()))),
+        }
+    }
+
+    fn is_current(&self, _: &Address, (): &()) -> bool {
+        // Each watch begins with the question.
+        let watches = self.0.load(Ordering::SeqCst);
+        assert_ne!(watches, 3, "in is_current()");
+        watches < 4
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watching_goes_on_after_a_panic_wherever_it_was() {
+    let (budget, clumsy) = (Budget::new(2), Arc::new(Clumsy::default()));
+    let resource = ConnResource::builder("moves", Arc::clone(&clumsy)).budget(&budget).build();
+    let used = resource.get().await.unwrap();
+    resource.get().fresh().await.unwrap().put();
+    for panics in 1..=3 {
+        settle().await;
+        assert_eq!((budget.stats().panics, clumsy.0.load(Ordering::SeqCst)), (panics, panics as usize));
+        tokio::time::sleep(PAUSE).await;
+    }
+    settle().await;
+    assert_eq!((budget.stats().idle, budget.stats().panics), (0, 3));
+    used.put();
+    assert_at_rest(&budget, 0);
 }

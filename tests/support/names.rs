@@ -24,6 +24,7 @@ pub enum Answer {
     Hangs,
     /// Nothing, ever; and goes on when it is dropped, until the test lets it [end](Script::end_lookups).
     Blocks,
+    Panics,
 }
 
 /// A resolver that says what it is told, and counts.
@@ -85,6 +86,7 @@ impl Resolve for Script {
             Answer::NoSuchName => Err(DialError::from(io::ErrorKind::NotFound).permanent()),
             Answer::Error(code) => Err(io::Error::from_raw_os_error(code).into()),
             Answer::Hangs | Answer::Blocks => std::future::pending().await,
+            Answer::Panics => panic!("a resolver's panic"),
         }
     }
 }
