@@ -191,10 +191,15 @@ impl Budget {
     }
 
     /// A [`child`](Self::child) for which `at_least` of this budget's slots are kept, whoever else waits: nobody else
-    /// is granted them, but for those that were out when the child was made, which come to it as they come back. At
-    /// most `at_most` are kept, and no more than this budget has.
+    /// is granted them, and no idle connection of the child is closed for others that would leave it with fewer. Those
+    /// that were out when the child was made come to it as they come back. At most `at_most` are kept, and no more than
+    /// this budget's limit when the child is made.
     ///
     /// What is kept for a child is lost to the others while it does not use it.
+    ///
+    /// When the floors of several children are together more than this budget has, because its limit has fallen, say,
+    /// they are kept evenly: for each, up to its floor, as many as can be kept for all. What is left over then is for
+    /// whoever of them asks first.
     pub fn child_with(&self, at_least: usize, at_most: usize) -> Budget {
         self.part(at_least.min(at_most).min(self.limit()), at_most)
     }

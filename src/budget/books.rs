@@ -1,6 +1,6 @@
 //! The books of a budget and its children: how many slots each has out, and which addresses have them.
-//! Decides and keeps count; what there is to give is in [`limits`], who wants it in [`seats`], who is served in
-//! [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes nothing.
+//! Decides and keeps count; what there is to give is in [`limits`] and [`floors`], who wants it in [`seats`], who is
+//! served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes nothing.
 
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -18,10 +18,12 @@ use crate::limit;
 use crate::stats::BudgetCounts;
 
 mod evict;
+mod floors;
 mod limits;
 mod seats;
 mod turns;
 
+pub(super) use evict::Lack;
 pub(crate) use seats::Seat;
 
 pub(crate) type AccountId = usize;
@@ -107,7 +109,7 @@ struct Account {
     members: Members,
     participants: Participants,
     over: bool,
-    /// Slots of its parent that are kept for it.
+    /// Slots of its parent that are to be kept for it.
     floor: usize,
     closed: bool,
 }
@@ -136,11 +138,6 @@ impl Account {
             closed: false,
         }
     }
-
-    /// Slots kept for it that it does not use.
-    fn unused_floor(&self) -> usize {
-        self.floor.saturating_sub(self.counts.total())
-    }
 }
 
 /// What is to be done next, after the lock.
@@ -148,7 +145,7 @@ pub(super) enum Step {
     Wake(Option<Waker>),
     Close(Box<dyn Victim>),
     Ask {
-        account: AccountId,
+        lack: Lack,
         partition: Arc<Partition>,
         asked: Asked,
     },
@@ -211,8 +208,8 @@ impl Books {
     }
 
     /// The asking that [`Step::Ask`] began is over.
-    pub(super) fn asked(&mut self, account: AccountId) {
-        self.each_above(account, |above| above.evicting -= 1);
+    pub(super) fn asked(&mut self, lack: Lack) {
+        self.each_above(lack.account, |above| above.evicting -= 1);
     }
 
     /// To be dropped after the lock.

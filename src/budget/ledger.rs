@@ -9,7 +9,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task;
 
-use super::books::{AccountId, Books, ROOT, SeatId, Step};
+use super::books::{AccountId, Books, Lack, ROOT, SeatId, Step};
 use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
@@ -285,7 +285,7 @@ impl Ledger {
             books.grow(clock::now());
         }
         // Where participants were asked in vain, as of which tidings.
-        let mut in_vain: Vec<(AccountId, u64)> = Vec::new();
+        let mut in_vain: Vec<(Lack, u64)> = Vec::new();
         loop {
             // Announce first, look after: see `pressure`.
             self.publish(&books);
@@ -304,10 +304,10 @@ impl Ledger {
                 Step::Wake(Some(waker)) => waker.wake(),
                 Step::Wake(None) => {}
                 Step::Close(victim) => victim.close(),
-                Step::Ask { account, partition, asked } => {
-                    if !self.ask(account, &partition, &asked) {
-                        in_vain.retain(|(other, _)| *other != account);
-                        in_vain.push((account, asked.tidings));
+                Step::Ask { lack, partition, asked } => {
+                    if !self.ask(lack, &partition, &asked) {
+                        in_vain.retain(|(other, _)| *other != lack);
+                        in_vain.push((lack, asked.tidings));
                     }
                 }
             }
@@ -328,33 +328,34 @@ impl Ledger {
     }
 
     /// Frees a slot of other crates' idle descriptors, or of our own. Returns whether one came back.
-    fn ask(&self, account: AccountId, partition: &Partition, asked: &Asked) -> bool {
+    fn ask(&self, lack: Lack, partition: &Partition, asked: &Asked) -> bool {
         // Who says that it let go may not have: only a slot that came back counts.
         let before = self.lock().releases();
         let asked_from = |first| asked.ask(partition, first) && self.lock().releases() != before;
         let freed = match asked.draw(partition) {
-            Order::OwnFirst => self.evict(account) || asked_from(0),
-            Order::ParticipantsFrom(first) => asked_from(first) || self.evict(account),
+            Order::OwnFirst => self.evict(lack) || asked_from(0),
+            Order::ParticipantsFrom(first) => asked_from(first) || self.evict(lack),
         };
-        self.lock().asked(account);
+        self.lock().asked(lack);
         freed
     }
 
     /// Closes something idle, wherever it is. `false`: nothing is.
     pub(crate) fn evict_one(&self) -> bool {
-        if self.evict(ROOT) {
+        let lack = Lack::of_all(ROOT);
+        if self.evict(lack) {
             return true;
         }
-        let asked = self.lock().ask(ROOT);
+        let asked = self.lock().ask(lack);
         match asked {
-            Some(Step::Ask { account, partition, asked }) => self.ask(account, &partition, &asked),
+            Some(Step::Ask { lack, partition, asked }) => self.ask(lack, &partition, &asked),
             _ => false,
         }
     }
 
-    fn evict(&self, account: AccountId) -> bool {
+    fn evict(&self, lack: Lack) -> bool {
         loop {
-            let step = self.lock().evict(account);
+            let step = self.lock().evict(lack);
             match step {
                 Some(Step::Close(victim)) => {
                     victim.close();

@@ -6,61 +6,110 @@ use std::sync::Arc;
 use crate::budget::reclaim::Asked;
 use crate::clock;
 
+/// A want of slots, and in which account they are wanting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::budget) struct Lack {
+    pub(super) account: AccountId,
+    pub(super) whose: Whose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The account's: it has too many out.
+    All,
+    /// Of one who waits for what is kept for nobody: in the account, or in a child of its.
+    Common(Option<AccountId>),
+    /// Of one who waits for what a child has not, of its floor.
+    Floor(AccountId),
+}
+
+impl Lack {
+    /// Any slot will do.
+    pub(in crate::budget) fn of_all(account: AccountId) -> Self {
+        Self { account, whose: Whose::All }
+    }
+}
+
 impl Books {
-    /// Whether an account is over its limit, or those who wait in it want more slots than it has, by more than
-    /// what is coming.
-    fn lacks(&self, id: AccountId, coming: usize) -> bool {
+    /// Whether so many slots are wanting, by more than what is coming.
+    fn lacks(&self, Lack { account: id, whose }: Lack, coming: usize) -> bool {
         let account = &self.accounts[id];
+        let used = account.counts.total();
+        let allowed = self.own_limit(id).saturating_add(coming);
+        if whose == Whose::All {
+            return used > allowed;
+        }
         let for_dials = account.demand - account.applicants_weight;
         let wanted = account.applicants_weight.saturating_add(for_dials.min(self.dial_room(id)));
+        let stock = self.stock(id);
         // What is kept for a child, and not what that waits for by itself.
         let kept = |child: &AccountId| {
-            let child = &self.accounts[*child];
-            child.unused_floor().saturating_sub(child.demand)
+            let share = self.share(*child);
+            let kept = match whose {
+                Whose::Floor(_) => stock.kept_for(share),
+                Whose::All | Whose::Common(_) => share.unmet(),
+            };
+            kept.saturating_sub(self.accounts[*child].demand)
         };
-        let kept: usize = account.children.iter().map(kept).sum();
-        let needed = account.counts.total().saturating_add(wanted).saturating_add(kept);
-        needed > self.own_limit(id).saturating_add(coming)
+        let kept = account.children.iter().map(kept).fold(0, usize::saturating_add);
+        used.saturating_add(wanted).saturating_add(kept) > allowed
     }
 
     /// `in_vain`: where participants were asked before, as of which tidings.
-    pub(in crate::budget) fn step(&mut self, in_vain: &[(AccountId, u64)]) -> Step {
+    pub(in crate::budget) fn step(&mut self, in_vain: &[(Lack, u64)]) -> Step {
         let mut short = Vec::new();
         if let Served::Granted(waker) = self.serve_account(ROOT, usize::MAX, &mut short) {
             return Step::Wake(waker);
         }
         if self.over > 0 {
-            short.extend(self.accounts.iter().filter(|(_, account)| account.over).map(|(id, _)| id));
+            let over = self.accounts.iter().filter(|(_, account)| account.over);
+            short.extend(over.map(|(id, _)| Lack::of_all(id)));
         }
-        for id in short {
-            let account = &self.accounts[id];
+        for lack in short {
+            let account = &self.accounts[lack.account];
             let coming = account.evicting + account.lingering;
-            if !self.lacks(id, coming) {
+            if !self.lacks(lack, coming) {
                 continue;
             }
-            let asked = if in_vain.contains(&(id, self.tidings)) { None } else { self.ask(id) };
-            if let Some(step) = asked.or_else(|| self.evict(id)) {
+            let asked = if in_vain.contains(&(lack, self.tidings)) { None } else { self.ask(lack) };
+            if let Some(step) = asked.or_else(|| self.evict(lack)) {
                 return step;
             }
         }
         Step::Rest
     }
 
-    /// Asks other crates, if there are any below this account.
-    pub(in crate::budget) fn ask(&mut self, account: AccountId) -> Option<Step> {
-        let tree = self.tree(account);
+    /// Asks other crates, if there are any that could help.
+    pub(in crate::budget) fn ask(&mut self, lack: Lack) -> Option<Step> {
+        let tree = self.within_reach(lack);
         if tree.iter().all(|id| self.accounts[*id].participants.is_empty()) {
             return None;
         }
         let participants = tree.iter().flat_map(|id| self.accounts[*id].participants.alive()).collect();
         let own = tree.iter().map(|id| self.accounts[*id].members.warm().len()).sum();
-        let partition = self.accounts[account].partition.upgrade()?;
-        self.each_above(account, |above| above.evicting += 1);
+        let partition = self.accounts[lack.account].partition.upgrade()?;
+        self.each_above(lack.account, |above| above.evicting += 1);
         Some(Step::Ask {
-            account,
+            lack,
             partition,
             asked: Asked { participants, own, random: self.sampler.next(), tidings: self.tidings },
         })
+    }
+
+    /// The accounts where a slot that comes free is of use. A child that has no more than is kept for it would have to
+    /// be given back what is taken from it.
+    fn within_reach(&self, Lack { account, whose }: Lack) -> Vec<AccountId> {
+        let stock = self.stock(account);
+        let helps = |child: &&AccountId| {
+            let share = self.share(**child);
+            match whose {
+                Whose::All => true,
+                Whose::Common(of) => of == Some(**child) || share.used > share.floor,
+                Whose::Floor(of) => of == **child || stock.is_spared_by(share),
+            }
+        };
+        let children = self.accounts[account].children.iter().filter(helps);
+        std::iter::once(account).chain(children.flat_map(|child| self.tree(*child))).collect()
     }
 
     /// An account and all below it.
@@ -74,11 +123,10 @@ impl Books {
         tree
     }
 
-    /// Takes the idle connection out that is least likely to be wanted next, of this account and those below.
-    /// `None`: nothing is idle there.
-    pub(in crate::budget) fn evict(&mut self, account: AccountId) -> Option<Step> {
+    /// Takes the idle connection out that is least likely to be wanted next, of those that help. `None`: none is idle.
+    pub(in crate::budget) fn evict(&mut self, lack: Lack) -> Option<Step> {
         let now = clock::now().millis();
-        let tree = self.tree(account);
+        let tree = self.within_reach(lack);
         for _ in 0..2 {
             let warm: Vec<&[SeatId]> = tree.iter().map(|id| self.accounts[*id].members.warm()).collect();
             let count = warm.iter().map(|seats| seats.len()).sum();
@@ -131,16 +179,21 @@ impl Books {
     pub(crate) fn is_claimed(&self, account: AccountId, seat: Option<SeatId>) -> bool {
         let mut me = seat.map(Turn::Seat);
         let mut mine = seat.and_then(|seat| self.seats[seat].turn);
-        let mut next = Some(account);
+        let (mut below, mut next) = (None, Some(account));
         while let Some(id) = next {
             let account = &self.accounts[id];
+            let is_kept = |child| {
+                let share = self.share(child);
+                share.used <= share.floor
+            };
+            let lack = Lack { account: id, whose: Whose::Common(None) };
             // What lingers is not counted as coming: somebody else decides when it comes.
-            if self.lacks(id, account.evicting) {
+            if !below.is_some_and(is_kept) && self.lacks(lack, account.evicting) {
                 let claims = |turn: Turn| match turn {
                     _ if me == Some(turn) => false,
                     Turn::Applicants => true,
                     Turn::Seat(_) => self.dial_room(id) > 0,
-                    Turn::Child(child) => self.room(child) > 0,
+                    Turn::Child(child) => self.stock(child).common() > 0,
                 };
                 let first = account.ring.iter().find(|(_, turn)| claims(*turn));
                 if first.is_some_and(|(place, _)| mine.is_none_or(|mine| *place < mine)) {
@@ -148,7 +201,7 @@ impl Books {
                 }
             }
             (me, mine) = (Some(Turn::Child(id)), account.turn);
-            next = account.parent;
+            (below, next) = (Some(id), account.parent);
         }
         false
     }

@@ -1,6 +1,7 @@
 //! How many slots an account may have out, and how many it has to give: its own limit, those above it, and what is
 //! kept for children.
 
+use super::floors::{Share, Stock};
 use super::{Account, AccountId, Books, ROOT};
 use crate::budget::slot::Kind;
 use crate::clock::Tick;
@@ -27,41 +28,42 @@ impl Books {
         self.least_above(account, |id| self.own_limit(id))
     }
 
-    /// Slots an account has to give, whatever those above it have, but for those kept for its children.
-    pub(super) fn room(&self, account: AccountId) -> usize {
-        self.room_for(account, None)
+    /// A child, when the slots of its parent are shared out.
+    pub(super) fn share(&self, child: AccountId) -> Share {
+        let account = &self.accounts[child];
+        Share { floor: account.floor, used: account.counts.total() }
     }
 
-    /// The same, for one of its children, which may have what is kept for it.
-    pub(super) fn room_for(&self, account: AccountId, child: Option<AccountId>) -> usize {
+    /// Slots an account has to give, whatever those above it have.
+    pub(super) fn stock(&self, account: AccountId) -> Stock {
         let of = &self.accounts[account];
-        let others = of.children.iter().filter(|other| Some(**other) != child);
-        let kept: usize = others.map(|other| self.accounts[*other].unused_floor()).sum();
-        self.own_limit(account).saturating_sub(of.counts.total().saturating_add(kept))
+        let free = self.own_limit(account).saturating_sub(of.counts.total());
+        Stock::new(free, of.children.iter().map(|child| self.share(*child)))
     }
 
     /// Slots to give in an account and all above it.
     pub(crate) fn free(&self, account: AccountId) -> usize {
-        let (mut free, mut below) = (self.room(account), account);
+        let (mut free, mut below) = (self.stock(account).common(), account);
         while let Some(id) = self.accounts[below].parent {
-            free = free.min(self.room_for(id, Some(below)));
+            free = free.min(self.stock(id).for_child(self.share(below)));
             below = id;
         }
         free
     }
 
-    /// Slots that are kept for children, and not used by them.
+    /// Free slots that are kept for children.
     pub(in crate::budget) fn kept(&self, account: AccountId) -> usize {
-        self.accounts[account].children.iter().map(|child| self.accounts[*child].unused_floor()).sum()
+        self.stock(account).for_floors()
     }
 
     /// Slots that a request may ever hope for: not those that are kept for others.
     pub(crate) fn attainable(&self, account: AccountId) -> usize {
+        let unused = |child: AccountId| Share { used: 0, ..self.share(child) };
         let (mut least, mut below, mut next) = (usize::MAX, None, Some(account));
         while let Some(id) = next {
-            let others = self.accounts[id].children.iter().filter(|child| Some(**child) != below);
-            let kept = others.fold(0, |kept: usize, child| kept.saturating_add(self.accounts[*child].floor));
-            least = least.min(self.limit(id).saturating_sub(kept));
+            let children = self.accounts[id].children.iter();
+            let stock = Stock::new(self.limit(id), children.map(|child| unused(*child)));
+            least = least.min(below.map_or(stock.common(), |child| stock.for_child(unused(child))));
             (below, next) = (Some(id), self.accounts[id].parent);
         }
         least

@@ -3,12 +3,24 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::evict::{Lack, Whose};
 use super::{AccountId, Applicant, Books, ROOT, SeatId, Served, Step, Turn};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Slot};
 
 /// No process has as many descriptors; sums of what is wanted stay far from overflow.
 const MOST_WANTED: usize = usize::MAX >> 16;
+
+/// What those may have who come after somebody who lacks room. Less from one to the next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Open {
+    /// Nobody lacks room yet.
+    All,
+    /// A child, slots below its floor: what is lacked are others.
+    Floors,
+    /// A child, what is kept for it alone: somebody gathers slots for a floor.
+    Kept,
+}
 
 impl Books {
     /// Puts a caller of `acquire` in line. Fails if it could never be served.
@@ -50,28 +62,26 @@ impl Books {
         }
     }
 
-    /// Grants to the first waiter, in turn, who can be granted what it waits for. `short` collects the accounts
-    /// whose own lack of room holds somebody up.
-    pub(super) fn serve_account(
-        &mut self,
-        id: AccountId,
-        above: usize,
-        short: &mut Vec<AccountId>,
-    ) -> Served {
-        let here = self.room(id);
-        let has_floors = self.accounts[id].children.iter().any(|child| self.accounts[*child].floor > 0);
-        // Somebody lacks room: none who came later is served, but children with what is kept for them.
-        let mut blocked = false;
+    /// Grants to the first waiter, in turn, who can be granted what it waits for. `short` collects whom a lack of
+    /// room holds up, and where.
+    pub(super) fn serve_account(&mut self, id: AccountId, above: usize, short: &mut Vec<Lack>) -> Served {
+        let stock = self.stock(id);
+        let has_floors = self.accounts[id].children.iter().any(|child| self.share(*child).floor > 0);
+        let mut open = Open::All;
         let mut index = 0;
         while let Some(&(place, turn)) = self.accounts[id].ring.get(index) {
             index += 1;
-            let here = match turn {
-                Turn::Applicants | Turn::Seat(_) if blocked => continue,
-                Turn::Applicants | Turn::Seat(_) => here,
-                Turn::Child(child) if blocked => {
-                    self.room_for(id, Some(child)).min(self.accounts[child].unused_floor())
+            let here = match (turn, open) {
+                (Turn::Applicants | Turn::Seat(_), Open::All) => stock.common(),
+                (Turn::Applicants | Turn::Seat(_), Open::Floors | Open::Kept) => continue,
+                (Turn::Child(child), open) => {
+                    let share = self.share(child);
+                    match open {
+                        Open::All => stock.for_child(share),
+                        Open::Floors => stock.for_child(share).min(share.unmet()),
+                        Open::Kept => stock.kept_for(share),
+                    }
                 }
-                Turn::Child(child) => self.room_for(id, Some(child)),
             };
             let weight = match turn {
                 Turn::Applicants => self.accounts[id].applicants.front().map_or(0, |(_, first)| first.weight),
@@ -90,13 +100,25 @@ impl Books {
                 return Served::Granted(self.refuse(id));
             }
             if weight > here {
-                if !blocked {
-                    short.push(id);
+                let child = match turn {
+                    Turn::Child(child) => Some(child),
+                    Turn::Applicants | Turn::Seat(_) => None,
+                };
+                let share = child.map(|child| self.share(child));
+                let whose = match (child, share) {
+                    (Some(child), Some(share)) if weight <= share.unmet() => Whose::Floor(child),
+                    _ => Whose::Common(child),
+                };
+                if open == Open::All || share.is_some_and(|share| share.floor > 0) {
+                    short.push(Lack { account: id, whose });
                 }
                 if !has_floors {
                     return Served::Nobody;
                 }
-                blocked = true;
+                open = match whose {
+                    Whose::Floor(_) => Open::Kept,
+                    _ => open.max(Open::Floors),
+                };
                 continue;
             }
             if weight > above {
