@@ -200,6 +200,10 @@ impl Budget {
     /// When the floors of several children are together more than this budget has, because its limit has fallen, say,
     /// they are kept evenly: for each, up to its floor, as many as can be kept for all. What is left over then is for
     /// whoever of them asks first.
+    ///
+    /// The floor is never higher than the child's own [limit](Self::set_limit). It ends when the child is
+    /// [closed](Self::close), and when the last of its handles, resources, registrations and slots is gone: a
+    /// [`ConnResource`](crate::ConnResource) keeps its budget, and so the floor.
     pub fn child_with(&self, at_least: usize, at_most: usize) -> Budget {
         self.part(at_least.min(at_most).min(self.limit()), at_most)
     }

@@ -1,4 +1,4 @@
-//! Children of a budget: slots kept for them, how far; and who is asked for those that they lack.
+//! Children of a budget: slots kept for them, how far and until when; and who is asked for those that they lack.
 
 #[path = "support/descriptors.rs"]
 mod descriptors;
@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use fdpool::{Acquire, AcquireError, Budget, Reclaim, Slot};
-use support::{assert_at_rest, fakes, poll, ready};
+use fdpool::{Acquire, AcquireError, Budget, Conn, Reclaim, Slot};
+use proptest::prelude::*;
+use support::{Fake, assert_at_rest, fakes, fakes_with, poll, ready};
 
 /// All that can be had at once.
 fn drain(budget: &Budget) -> Vec<Slot> {
@@ -144,6 +145,52 @@ async fn a_large_request_below_a_floor_is_not_starved_by_small_ones() {
 }
 
 #[tokio::test]
+async fn a_floor_ends_when_its_child_closes() {
+    let budget = Budget::new(3);
+    let child = budget.child_with(2, 2);
+    let held = budget.try_acquire().unwrap();
+    let mut waiting = budget.acquire_many(2);
+    assert!(matches!(ready(&mut waiting), Err(AcquireError::Exhausted { .. })), "it is kept");
+    let mut waiting = budget.acquire();
+    assert!(poll(&mut waiting).is_pending());
+    assert!(child.close(Duration::ZERO).await.is_clean());
+    let served = ready(&mut waiting).unwrap();
+    drop((held, served));
+    drop(ready(&mut budget.acquire_many(3)).unwrap());
+}
+
+#[tokio::test]
+async fn a_floor_is_no_higher_than_its_childs_limit() {
+    let budget = Budget::new(3);
+    let child = budget.child_with(2, 2);
+    let _held = budget.try_acquire().unwrap();
+    let (mut first, mut second) = (budget.acquire(), budget.acquire());
+    assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+    child.set_limit(1);
+    let first = ready(&mut first).unwrap();
+    assert!(poll(&mut second).is_pending());
+    child.set_limit(0);
+    drop(ready(&mut second).unwrap());
+    child.set_limit(2);
+    assert!(budget.try_acquire().is_none(), "and is as before when the limit is");
+    drop(first);
+    assert_eq!(drain(&child).len(), 2);
+}
+
+#[tokio::test]
+async fn a_floor_ends_when_nothing_is_left_of_its_child() {
+    let (budget, script) = (Budget::new(3), Arc::default());
+    let child = budget.child_with(2, 2);
+    let resource = fakes("a", &child, &script);
+    drop(child);
+    let _held = budget.try_acquire().unwrap();
+    let mut waiting = budget.acquire();
+    assert!(poll(&mut waiting).is_pending(), "the resource is of the child");
+    drop(resource);
+    drop(ready(&mut waiting).unwrap());
+}
+
+#[tokio::test]
 async fn nothing_within_a_floor_is_closed_for_others() {
     let (budget, script) = (Budget::new(6), Arc::default());
     let child = budget.child_with(3, 6);
@@ -185,4 +232,168 @@ fn a_participant_asked_in_vain_for_two_is_not_asked_for_ever() {
     let _held = (child.try_acquire().unwrap(), budget.try_acquire().unwrap());
     let (mut below, mut here) = (child.acquire(), budget.acquire());
     assert!(poll(&mut below).is_pending() && poll(&mut here).is_pending());
+}
+
+/// What a test has asked for, and what came of it.
+struct Asked<'a> {
+    from: usize,
+    weight: usize,
+    acquire: Acquire<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { from: usize, weight: usize },
+    GiveBack(usize),
+    GiveUp(usize),
+    SetLimit { of: usize, limit: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0usize..5, prop_oneof![4 => Just(1usize), 1 => 2usize..4])
+            .prop_map(|(from, weight)| Step::Ask { from, weight }),
+        4 => any::<usize>().prop_map(Step::GiveBack),
+        1 => any::<usize>().prop_map(Step::GiveUp),
+        2 => (0usize..5, 0usize..12).prop_map(|(of, limit)| Step::SetLimit { of, limit }),
+    ]
+}
+
+/// Takes what was granted out of those asked for.
+fn receive(asked: &mut Vec<Asked<'_>>, held: &mut Vec<(usize, Slot)>) -> usize {
+    let before = held.len();
+    asked.retain_mut(|asked| match poll(&mut asked.acquire) {
+        Poll::Ready(Ok(slot)) => {
+            assert_eq!(slot.weight(), asked.weight);
+            held.push((asked.from, slot));
+            false
+        }
+        Poll::Ready(Err(_)) => false,
+        Poll::Pending => true,
+    });
+    held.len() - before
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same with connections: nobody waits for a slot while something is idle that could be closed for it.
+    #[test]
+    fn whatever_rests_nobody_waits_who_could_have_its_slot(
+        floors in prop::collection::vec(0usize..5, 3),
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let _time = runtime.enter();
+        let (root, script) = (Budget::new(8), Arc::default());
+        let mut budgets = vec![root.clone()];
+        budgets.extend(floors.iter().map(|floor| root.child_with(*floor, 8)));
+        let peers = |budget: &Budget| {
+            ["a", "b"].map(|peer| fakes_with(peer, budget, &script).wait_timeout(None).build())
+        };
+        let peers: Vec<_> = budgets.iter().map(peers).collect();
+        let (mut asked, mut used) = (Vec::new(), Vec::<Conn<Fake>>::new());
+        for step in steps {
+            match step {
+                Step::Ask { from, weight } => {
+                    let from = from % budgets.len();
+                    asked.push((from, peers[from][weight % 2].get()));
+                }
+                Step::GiveBack(at) if !used.is_empty() => {
+                    let conn = used.swap_remove(at % used.len());
+                    if at % 4 == 0 { conn.close() } else { conn.put() }
+                }
+                Step::GiveUp(at) if !asked.is_empty() => drop(asked.remove(at % asked.len())),
+                Step::GiveBack(_) | Step::GiveUp(_) => {}
+                Step::SetLimit { of, limit } => budgets[of % budgets.len()].set_limit(limit),
+            }
+            let mut left = asked.len() + 1;
+            while asked.len() < left {
+                left = asked.len();
+                asked.retain_mut(|(_, get)| match poll(get) {
+                    Poll::Ready(conn) => {
+                        used.extend(conn.ok());
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+            }
+            let stats: Vec<_> = budgets.iter().map(Budget::stats).collect();
+            let out = |of: usize| stats[of].in_use + stats[of].idle + stats[of].dialing + stats[of].closing;
+            let idle_at_root = stats[0].idle - stats[1..].iter().map(|child| child.idle).sum::<usize>();
+            for (from, _) in &asked {
+                if *from > 0 && out(*from) >= stats[*from].limit {
+                    prop_assert_eq!(stats[*from].idle, 0, "its own");
+                    continue;
+                }
+                prop_assert_eq!(idle_at_root, 0, "{} waits, the root has idle ones", from);
+                for of in 1..budgets.len() {
+                    let floor = |of: usize| floors[of - 1].min(stats[of].limit);
+                    let is_below = *from > 0 && out(*from) < floor(*from);
+                    let helps = of == *from || out(of) > floor(of) || is_below && out(of) > out(*from);
+                    prop_assert!(!helps || stats[of].idle == 0, "{from} waits, {of} has idle ones");
+                }
+            }
+        }
+        drop((asked, used));
+        for budget in &budgets {
+            prop_assert_eq!(budget.stats().waiting + budget.stats().in_use + budget.stats().dialing, 0);
+        }
+    }
+
+    /// Limits that change under children with floors: no slot lies idle that somebody waits for, unless it is kept
+    /// for one who has less; and when all comes back, everybody is served.
+    #[test]
+    fn whatever_the_limits_no_slot_lies_idle(
+        floors in prop::collection::vec(0usize..5, 4),
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let root = Budget::new(10);
+        let mut budgets = vec![root.clone()];
+        budgets.extend(floors.iter().map(|floor| root.child_with(*floor, 10)));
+        let (mut asked, mut held) = (Vec::new(), Vec::new());
+        for step in steps {
+            match step {
+                Step::Ask { from, weight } => {
+                    asked.push(Asked { from, weight, acquire: budgets[from].acquire_many(weight) });
+                }
+                Step::GiveBack(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
+                Step::GiveUp(at) if !asked.is_empty() => drop(asked.remove(at % asked.len())),
+                Step::GiveBack(_) | Step::GiveUp(_) => {}
+                Step::SetLimit { of, limit } => budgets[of].set_limit(limit),
+            }
+            let granted = receive(&mut asked, &mut held);
+            let used = |of: usize| {
+                let of_it = held.iter().filter(|(from, _)| of == 0 || *from == of);
+                of_it.map(|(_, slot)| slot.weight()).sum::<usize>()
+            };
+            prop_assert!(granted == 0 || used(0) <= root.limit(), "I1");
+            let free = root.limit().saturating_sub(used(0));
+            if free == 0 || asked.iter().any(|asked| asked.weight > 1) {
+                continue; // slots may gather
+            }
+            let floor = |of: usize| floors[of - 1].min(budgets[of].limit());
+            let up_to = |level: usize| {
+                (1..budgets.len()).map(|of| floor(of).min(level).saturating_sub(used(of))).sum::<usize>()
+            };
+            for Asked { from, .. } in &asked {
+                let has_room = *from == 0 || used(*from) < budgets[*from].limit();
+                let is_below = *from > 0 && used(*from) < floor(*from);
+                let kept = if is_below { up_to(used(*from)) } else { up_to(usize::MAX) };
+                prop_assert!(!has_room || kept >= free, "{from} waits, {free} free, {kept} kept for others");
+            }
+        }
+        // Whoever can ever be served is, once what is held comes back.
+        for budget in &budgets {
+            budget.set_limit(10);
+        }
+        loop {
+            receive(&mut asked, &mut held);
+            if asked.is_empty() {
+                break;
+            }
+            prop_assert!(!held.is_empty(), "{} wait for nothing:\n{}", asked.len(), root.explain());
+            held.clear();
+        }
+    }
 }

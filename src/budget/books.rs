@@ -182,10 +182,12 @@ impl Books {
         self.accounts[account].partition = partition;
     }
 
-    pub(super) fn close_account(&mut self, account: AccountId) {
-        if let Some(parent) = self.accounts.remove(account).parent {
-            self.accounts[parent].children.retain(|child| *child != account);
-        }
+    /// Returns whether slots may have been kept for it, which are for others now.
+    pub(super) fn close_account(&mut self, account: AccountId) -> bool {
+        let closed = self.accounts.remove(account);
+        let Some(parent) = closed.parent else { return false };
+        self.accounts[parent].children.retain(|child| *child != account);
+        closed.floor > 0
     }
 
     /// How many slots that come free would be wanted, by those who wait and by limits exceeded.

@@ -154,7 +154,10 @@ impl Partition {
 
 impl Drop for Partition {
     fn drop(&mut self) {
-        self.ledger.lock().close_account(self.account);
+        let mut books = self.ledger.lock();
+        if books.close_account(self.account) {
+            self.ledger.settle(books);
+        }
     }
 }
 

@@ -28,10 +28,10 @@ impl Books {
         self.least_above(account, |id| self.own_limit(id))
     }
 
-    /// A child, when the slots of its parent are shared out.
+    /// A child, when the slots of its parent are shared out. What is closed, or may not have as many, needs no floor.
     pub(super) fn share(&self, child: AccountId) -> Share {
         let account = &self.accounts[child];
-        Share { floor: account.floor, used: account.counts.total() }
+        Share { floor: account.floor.min(self.own_limit(child)), used: account.counts.total() }
     }
 
     /// Slots an account has to give, whatever those above it have.
