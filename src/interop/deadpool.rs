@@ -73,8 +73,8 @@ pub type Pool<M> = managed::Pool<Budgeted<M>, Object<M>>;
 /// as it, or an object of it, is there.
 ///
 /// A slot is given back once its object has been dropped. Where a background task owns the socket, as in redis's
-/// `MultiplexedConnection` and postgres's `Client`, that task closes it a moment later: leave the budget a few
-/// descriptors of room.
+/// `MultiplexedConnection` and postgres's `Client`, that task closes it a moment later: leave the
+/// process as many descriptors beside the budget as `max_size`, with [`reserve`](crate::BudgetBuilder::reserve) say.
 ///
 /// # Examples
 ///
