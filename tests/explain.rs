@@ -165,6 +165,31 @@ async fn a_budget_names_its_own_holders_and_those_below_it() {
     drop((in_budget, slot));
 }
 
+#[tokio::test(start_paused = true)]
+async fn slots_that_were_split_are_held_each_by_itself() {
+    let budget = tracked(4);
+    let held = || -> Vec<_> {
+        let holders = budget.explain().holders().to_vec();
+        holders.iter().map(|holder| (holder.slots, holder.held_for.unwrap().as_secs())).collect()
+    };
+    let mut slots = budget.acquire_many(3).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let one = slots.split(1).unwrap();
+    assert_eq!(held(), [(2, 5), (1, 5)]);
+    assert!(slots.split(0).is_some() && slots.split(3).is_none());
+    assert_eq!(held(), [(2, 5), (1, 5)]);
+    let rest = slots.split(2).unwrap();
+    drop(slots);
+    assert_eq!(held().iter().map(|(slots, _)| slots).sum::<usize>(), 3);
+    drop(rest);
+    assert_eq!(held(), [(1, 5)]);
+    let resource = fakes("a", &budget, &Arc::default());
+    let conn = resource.get().with_slot(one).await.unwrap();
+    assert_eq!(held(), [(1, 0)], "a connection's now");
+    drop(conn);
+    assert_eq!(held(), []);
+}
+
 #[tokio::test]
 async fn a_resource_names_its_own_holders_whatever_else_has_its_address() {
     for budget in [tracked(9), Budget::new(9)] {

@@ -196,6 +196,15 @@ impl Hold {
         let noted = &mut self.holds.notes.lock().held[self.key];
         (noted.account, noted.resource) = (account, resource);
     }
+
+    /// So many of its slots, which go their own way, from the same place and time.
+    pub(super) fn split(&mut self, slots: usize) -> Hold {
+        let held = &mut self.holds.notes.lock().held;
+        let noted = &mut held[self.key];
+        noted.slots -= slots;
+        let split = Noted { slots, ..noted.clone() };
+        Hold { holds: Arc::clone(&self.holds), key: held.insert(split) }
+    }
 }
 
 impl Drop for Hold {

@@ -120,6 +120,9 @@ impl Slot {
         let mut slot = Slot::new(Arc::clone(&self.partition), claim.seat, n, claim.kind);
         if claim.weight == 0 {
             slot.claim.tag = claim.tag.take();
+            slot.hold = self.hold.take();
+        } else if n > 0 {
+            slot.hold = self.hold.as_mut().map(|hold| Box::new(hold.split(n)));
         }
         Some(slot)
     }
