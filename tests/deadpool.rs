@@ -484,12 +484,12 @@ async fn an_object_at_rest_is_not_warned_of() {
         drop(object);
         sleep(Duration::from_secs(60)).await;
     }
-    assert_eq!(said.lock().unwrap().len(), 0);
+    assert_eq!(said.load(Ordering::SeqCst), 0);
     let object = pool.get().await.unwrap();
     sleep(Duration::from_secs(30)).await;
-    assert_eq!(said.lock().unwrap().len(), 1);
+    assert_eq!(said.load(Ordering::SeqCst), 1);
     drop(object);
-    assert_eq!(said.lock().unwrap().len(), 2);
+    assert_eq!(said.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]
