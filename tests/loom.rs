@@ -399,18 +399,6 @@ fn who_waits_for_what_is_looked_at_dials_when_it_has_gone() {
 }
 
 #[test]
-fn who_waits_at_another_address_gets_the_slot_of_what_is_looked_at() {
-    model(3, || {
-        let world = World::new(1);
-        let (a, b) = (world.rested("a"), world.resource("b"));
-        let keeper = thread::spawn(move || a.look_after_idle());
-        get(&b).put();
-        keeper.join().unwrap();
-        world.assert_at_rest();
-    });
-}
-
-#[test]
 fn what_is_looked_at_does_not_outlive_being_told_to_close() {
     model(4, || {
         let world = World::new(1);
