@@ -296,6 +296,13 @@ impl<C> Shared<C> {
             }
             return;
         }
+        self.rest_otherwise(state, entry, news);
+    }
+
+    /// Out of the way of the usual case.
+    #[cold]
+    #[inline(never)]
+    fn rest_otherwise(&self, mut state: ShortMutexGuard<'_, State<C>>, entry: Box<Entry<C>>, news: bool) {
         match self.hand_over_here(&mut state, entry) {
             Ok(waker) => {
                 drop(state);
