@@ -19,7 +19,7 @@ use crate::budget::ledger::Victim;
 use crate::budget::slot::{Held, Kind, Lease, Slot};
 use crate::budget::{Hold, ResourceId, Site};
 use crate::clock;
-use crate::resource::freelist::{Ended, Record, Resting};
+use crate::resource::freelist::{Record, Resting};
 use crate::resource::shared::Shared;
 use crate::stats::Event;
 use crate::upkeep::Watch;
@@ -41,6 +41,8 @@ pub(crate) struct Entry<C> {
     spent: Option<Event>,
     /// Whom it concerns, besides its owner: nobody, on the warm path.
     concerns: Option<Box<Concerns>>,
+    /// Its address, which so lasts as long as it. An address that nobody can ask any more gives up what rests there.
+    pub(crate) shared: Arc<Shared<C>>,
 }
 
 /// Whom a connection concerns besides its owner.
@@ -52,8 +54,15 @@ enum Concerns {
 }
 
 impl<C> Entry<C> {
-    pub(crate) fn new(conn: C, lease: Lease, record: Record, runtime: Option<runtime::Id>) -> Box<Self> {
-        Box::new(Self { conn: Some(conn), lease: Some(lease), record, runtime, spent: None, concerns: None })
+    pub(crate) fn new(
+        conn: C,
+        lease: Lease,
+        record: Record,
+        runtime: Option<runtime::Id>,
+        shared: Arc<Shared<C>>,
+    ) -> Box<Self> {
+        let (conn, lease) = (Some(conn), Some(lease));
+        Box::new(Self { conn, lease, record, runtime, spent: None, concerns: None, shared })
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -78,10 +87,10 @@ impl<C> Entry<C> {
 
     /// It is given out: no more the keeper's, and noted if that is asked for.
     #[cold]
-    fn concerns_holder(&mut self, shared: &Shared<C>, site: Site) {
-        let hold = shared.note_hold(site);
+    fn concerns_holder(&mut self, site: Site) {
+        let hold = self.shared.note_hold(site);
         if let Some(hold) = &hold {
-            hold.is_of(shared.partition().account, Some(ResourceId::of(shared)));
+            hold.is_of(self.shared.partition().account, Some(ResourceId::of(&*self.shared)));
         }
         self.concerns = hold.map(|hold| Box::new(Concerns::Holder(hold)));
     }
@@ -96,19 +105,38 @@ impl<C> Entry<C> {
 
     /// Closes the connection by its dialer, and leaves an empty entry. If what it calls panics, the lease stays
     /// in the entry, and goes with it.
-    fn close(&mut self, shared: &Shared<C>) -> Option<Lease> {
+    fn close(&mut self) -> Option<Lease> {
         if let Some(conn) = self.conn.take() {
-            shared.dialer.close(conn);
+            self.shared.dialer.close(conn);
         }
         self.lease.take()
     }
 
     /// Closes a connection whose end is no business of the caller's: its panics are caught and counted.
-    pub(crate) fn close_quietly(&mut self, shared: &Shared<C>) -> Option<Lease> {
-        catch_unwind(AssertUnwindSafe(|| self.close(shared))).unwrap_or_else(|_| {
-            shared.count(Event::Panic);
+    pub(crate) fn close_quietly(&mut self) -> Option<Lease> {
+        catch_unwind(AssertUnwindSafe(|| self.close())).unwrap_or_else(|_| {
+            self.shared.count(Event::Panic);
             self.lease.take()
         })
+    }
+
+    /// Closes a connection that nobody gets.
+    #[cold]
+    pub(crate) fn discard(mut self: Box<Self>, event: Event) {
+        self.shared.count(event);
+        self.trace_close(event);
+        drop(self.close_quietly());
+    }
+
+    pub(crate) fn trace_close(&self, event: Event) {
+        tracing::debug!(
+            address = %self.shared.address,
+            reason = ?event,
+            age = ?clock::now().since(self.record.born),
+            idle = ?self.record.idle_for(clock::now()),
+            uses = self.record.uses,
+            "connection closed"
+        );
     }
 }
 
@@ -119,20 +147,13 @@ impl<C> Resting for Box<Entry<C>> {
     }
 }
 
-/// An idle connection that is closed for somebody else.
-pub(crate) struct Closing<C> {
-    pub(crate) shared: Arc<Shared<C>>,
-    pub(crate) entry: Box<Entry<C>>,
-}
-
-impl<C: Send> Victim for Closing<C> {
+impl<C: Send + 'static> Victim for Entry<C> {
     fn lease(&mut self) -> &mut Lease {
-        self.entry.lease_mut()
+        self.lease_mut()
     }
 
     fn close(self: Box<Self>) {
-        let Self { shared, entry } = *self;
-        shared.discard(entry, Event::Evicted);
+        self.discard(Event::Evicted);
     }
 }
 
@@ -190,18 +211,17 @@ impl<C: Send> Victim for Closing<C> {
 #[doc(alias = "Object")]
 #[doc(alias = "PooledConnection")]
 pub struct Conn<C = TcpStream> {
-    shared: Arc<Shared<C>>,
     /// `None` only once it was given up.
     entry: Option<Box<Entry<C>>>,
 }
 
 impl<C> Conn<C> {
     #[inline]
-    pub(crate) fn new(shared: Arc<Shared<C>>, mut entry: Box<Entry<C>>, site: Site) -> Self {
-        if entry.concerns.is_some() || shared.tracks {
-            entry.concerns_holder(&shared, site);
+    pub(crate) fn new(mut entry: Box<Entry<C>>, site: Site) -> Self {
+        if entry.concerns.is_some() || entry.shared.tracks {
+            entry.concerns_holder(site);
         }
-        Self { shared, entry: Some(entry) }
+        Self { entry: Some(entry) }
     }
 
     fn entry(&self) -> &Entry<C> {
@@ -223,20 +243,14 @@ impl<C> Conn<C> {
     #[inline]
     pub fn put(mut self) {
         let Some(mut entry) = self.entry.take() else { return };
-        let now = clock::now();
         if entry.concerns.is_some() {
             entry.concerns = None;
         }
-        entry.record.rested = now;
-        entry.record.uses += 1;
-        let ended = match entry.record.put_end(now, self.shared.settings.max_uses.get()) {
-            None => entry.spent,
-            Some(Ended::Uses) => Some(Event::Retired),
-            Some(Ended::Idle | Ended::Lifetime) => Some(Event::Expired),
-        };
-        match ended {
-            None => self.shared.rest(entry, true),
-            Some(event) => self.shared.discard(entry, event),
+        entry.record.rested = clock::now();
+        entry.record.uses = entry.record.uses.saturating_add(1);
+        match entry.spent {
+            None => Shared::rest(entry, true),
+            Some(event) => entry.discard(event),
         }
     }
 
@@ -249,7 +263,7 @@ impl<C> Conn<C> {
     /// the same.
     pub fn close(mut self) {
         if let Some(mut entry) = self.entry.take() {
-            drop(entry.close(&self.shared));
+            drop(entry.close());
         }
     }
 
@@ -268,7 +282,7 @@ impl<C> Conn<C> {
 
     /// The address it was dialled to.
     pub fn address(&self) -> &Address {
-        &self.shared.address
+        &self.entry().shared.address
     }
 
     /// Takes the connection out of the pool. It is still counted, as [`held`](crate::BudgetStats::held), until
@@ -284,7 +298,7 @@ impl<C> Conn<C> {
         let conn = entry.conn.take().expect("BUG: a connection in use");
         let slot = match entry.lease.take() {
             Some(Lease::Own(mut slot)) => {
-                let ledger = &self.shared.partition().ledger;
+                let ledger = &entry.shared.partition().ledger;
                 let mut books = ledger.lock();
                 books.reassign(&mut slot, None, Kind::Held);
                 ledger.settle(books); // its address may have another now
@@ -295,7 +309,7 @@ impl<C> Conn<C> {
                 slot.changes_hands(hold);
                 slot
             }
-            Some(Lease::Elsewhere(_)) | None => Slot::empty(self.shared.partition()),
+            Some(Lease::Elsewhere(_)) | None => Slot::empty(entry.shared.partition()),
         };
         slot.hold(conn)
     }
@@ -371,12 +385,12 @@ impl<C> Drop for Conn<C> {
     fn drop(&mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         // One that saw its end is not one whose put was forgotten.
-        self.shared.count(entry.spent.unwrap_or(Event::Dropped));
+        entry.shared.count(entry.spent.unwrap_or(Event::Dropped));
         if std::thread::panicking() {
             // A second panic would end the process.
-            drop(entry.close_quietly(&self.shared));
+            drop(entry.close_quietly());
         } else {
-            drop(entry.close(&self.shared));
+            drop(entry.close());
         }
     }
 }

@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 
 use crate::address::Address;
 use crate::budget::{Budget, CloseReport, ResourceId, report, until_empty};
-use crate::clock;
 use crate::conn::Conn;
 use crate::dial::{Dial, Tcp};
 use crate::stats::ResourceStats;
@@ -19,15 +18,15 @@ pub(crate) mod attempt;
 pub(crate) mod freelist;
 mod get;
 pub(crate) mod history;
+mod home;
 pub(crate) mod pace;
 mod settings;
 pub(crate) mod shared;
 
 use attempt::ErasedDial;
 pub use get::Get;
-use pace::Limits;
-use settings::{Count, Settings, Span};
-use shared::Shared;
+use settings::{Settings, Span};
+use shared::{Shared, State};
 
 /// Connections to one address, under a [`Budget`].
 ///
@@ -58,17 +57,14 @@ use shared::Shared;
 #[doc(alias = "Pool")]
 #[doc(alias = "connpool")]
 pub struct ConnResource<C = TcpStream> {
-    handle: Arc<Handle<C>>,
-}
-
-/// What all clones of a handle share, and nothing else does.
-struct Handle<C> {
     shared: Arc<Shared<C>>,
 }
 
-impl<C> Drop for Handle<C> {
+impl<C> Drop for ConnResource<C> {
     fn drop(&mut self) {
-        self.shared.retire();
+        if self.shared.one_handle_less() {
+            self.shared.retire();
+        }
     }
 }
 
@@ -81,12 +77,12 @@ impl ConnResource<TcpStream> {
 
 impl<C> ConnResource<C> {
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
-        &self.handle.shared
+        &self.shared
     }
 
     /// Whether this is the only handle. It stays so as long as nobody can clone this one.
     pub(crate) fn is_sole_handle(&self) -> bool {
-        Arc::strong_count(&self.handle) == 1
+        self.shared.has_one_handle()
     }
 }
 
@@ -131,7 +127,7 @@ impl<C: Send + 'static> ConnResource<C> {
     #[inline]
     #[track_caller]
     pub fn try_get(&self) -> Option<Conn<C>> {
-        self.shared().take_idle(None, None, Location::caller()).ok()
+        self.shared().take_idle(false, None, Location::caller()).ok().map(|(conn, _)| conn)
     }
 
     /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are
@@ -163,46 +159,47 @@ impl<C: Send + 'static> ConnResource<C> {
 
     /// Changes [`max_conns`](ConnResourceBuilder::max_conns). What is in use beyond it is closed when it is put.
     pub fn set_max_conns(&self, conns: usize) {
-        self.shared().settings.max_conns.set(conns.max(1));
-        self.shared().settings_changed();
+        self.shared.change_settings(|settings| settings.max_conns = conns.max(1));
     }
 
     /// Changes [`max_idle`](ConnResourceBuilder::max_idle). The oldest of those that rest beyond it are closed.
     pub fn set_max_idle(&self, conns: usize) {
-        self.shared().settings.max_idle.set(conns);
-        self.shared().settings_changed();
+        self.shared.change_settings(|settings| settings.max_idle = conns);
     }
 
     /// Changes [`min_idle`](ConnResourceBuilder::min_idle), and dials for it if a tokio runtime is there.
     pub fn set_min_idle(&self, conns: usize) {
-        self.shared().settings.min_idle.set(conns);
+        self.shared.change_settings(|settings| settings.min_idle = conns);
         upkeep::restock(self.shared());
     }
 
     /// Changes [`max_uses`](ConnResourceBuilder::max_uses).
     pub fn set_max_uses(&self, uses: usize) {
-        self.shared().settings.max_uses.set(uses.max(1));
+        self.shared.change_settings(|settings| settings.max_uses = max_uses(uses));
     }
 
     /// Changes [`idle_timeout`](ConnResourceBuilder::idle_timeout), also for what rests already.
     pub fn set_idle_timeout(&self, timeout: impl Into<Option<Duration>>) {
-        self.shared().settings.idle_timeout.set(timeout.into());
-        self.shared().settings_changed();
+        let timeout = Span::new(timeout);
+        self.shared.change_settings(|settings| settings.idle_timeout = timeout);
     }
 
     /// Changes [`max_lifetime`](ConnResourceBuilder::max_lifetime), for connections dialled from now on.
     pub fn set_max_lifetime(&self, lifetime: impl Into<Option<Duration>>) {
-        self.shared().settings.max_lifetime.set(lifetime.into());
+        let lifetime = lifetime.into();
+        self.shared.change_settings(|settings| settings.max_lifetime = lifetime);
     }
 
     /// Changes [`dial_timeout`](ConnResourceBuilder::dial_timeout), for dials begun from now on.
     pub fn set_dial_timeout(&self, timeout: impl Into<Option<Duration>>) {
-        self.shared().settings.dial_timeout.set(timeout.into());
+        let timeout = timeout.into();
+        self.shared.change_settings(|settings| settings.dial_timeout = timeout);
     }
 
     /// Changes [`wait_timeout`](ConnResourceBuilder::wait_timeout), for gets begun from now on.
     pub fn set_wait_timeout(&self, timeout: impl Into<Option<Duration>>) {
-        self.shared().settings.wait_timeout.set(timeout.into());
+        let timeout = timeout.into();
+        self.shared.change_settings(|settings| settings.wait_timeout = timeout);
     }
 
     /// The address it was made for.
@@ -225,7 +222,8 @@ impl<C: Send + 'static> ConnResource<C> {
 
 impl<C> Clone for ConnResource<C> {
     fn clone(&self) -> Self {
-        Self { handle: Arc::clone(&self.handle) }
+        self.shared.one_handle_more();
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -233,7 +231,7 @@ impl<C> Clone for ConnResource<C> {
 impl<C: Send + 'static> ConnResource<C> {
     /// One look of the keeper's, whose task no model drives.
     pub fn look_after_idle(&self) {
-        let shared = &self.handle.shared;
+        let shared = &self.shared;
         shared.tend(&shared.ledger().keeper, crate::clock::now());
     }
 }
@@ -274,25 +272,7 @@ pub struct ConnResourceBuilder<C> {
 
 impl<C: Send + 'static> ConnResourceBuilder<C> {
     fn new(address: Address, dialer: Arc<dyn ErasedDial<C>>) -> Self {
-        let settings = Settings {
-            max_conns: Count::new(usize::MAX),
-            max_idle: Count::new(usize::MAX),
-            min_idle: Count::new(0),
-            max_uses: Count::new(usize::MAX),
-            idle_timeout: Span::new(Some(Duration::from_secs(90))),
-            max_lifetime: Span::new(Some(Duration::from_secs(30 * 60))),
-            dial_timeout: Span::new(Some(Duration::from_secs(10))),
-            wait_timeout: Span::new(Some(Duration::from_secs(30))),
-            tick: clock::resolution(),
-            tick_ns: clock::resolution().as_nanos() as u64,
-            dialing: Limits {
-                first: 2,
-                most: usize::MAX,
-                pause: Duration::from_millis(100),
-                longest: Duration::from_secs(5),
-            },
-        };
-        Self { address, dialer, budget: None, settings }
+        Self { address, dialer, budget: None, settings: Settings::default() }
     }
 
     /// The budget to count in. Default: the [global](Budget::global) one.
@@ -303,51 +283,51 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
 
     /// How many connections the address may have, idle ones and dials included. At least 1. Default: as many as
     /// the budget has slots.
-    pub fn max_conns(self, conns: usize) -> Self {
-        self.settings.max_conns.set(conns.max(1));
+    pub fn max_conns(mut self, conns: usize) -> Self {
+        self.settings.max_conns = conns.max(1);
         self
     }
 
     /// How many connections may rest; when one more is put, the oldest goes. 0: none is ever reused but by a
     /// caller that waits. Default: no limit but the budget.
-    pub fn max_idle(self, conns: usize) -> Self {
-        self.settings.max_idle.set(conns);
+    pub fn max_idle(mut self, conns: usize) -> Self {
+        self.settings.max_idle = conns;
         self
     }
 
     /// How many connections to keep in stock. Filled in the background, one dial after the other, when the resource is
     /// made, when a get finds too few, and when some are closed by their peer or for their age; with free slots only. They
     /// do not end by [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
-    pub fn min_idle(self, conns: usize) -> Self {
-        self.settings.min_idle.set(conns);
+    pub fn min_idle(mut self, conns: usize) -> Self {
+        self.settings.min_idle = conns;
         self
     }
 
     /// How often a connection may be used before it is closed. At least 1. Default: no limit.
-    pub fn max_uses(self, uses: usize) -> Self {
-        self.settings.max_uses.set(uses.max(1));
+    pub fn max_uses(mut self, uses: usize) -> Self {
+        self.settings.max_uses = max_uses(uses);
         self
     }
 
     /// How long a connection may rest, those of the stock ([`min_idle`](Self::min_idle)) excepted. Seen to when the
     /// connection is asked for, and in the background to a tenth of a second. Default: 90 s.
-    pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.idle_timeout.set(timeout.into());
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.idle_timeout = Span::new(timeout);
         self
     }
 
     /// How old a connection may become: this, or up to a tenth less, drawn once for each. Seen to on get and put, and in
     /// the background while it rests. Default: 30 minutes.
-    pub fn max_lifetime(self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.settings.max_lifetime.set(lifetime.into());
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.settings.max_lifetime = lifetime.into();
         self
     }
 
     /// How long a dial may take, counted from when a slot is held. Default: 10 s.
     #[doc(alias = "connect_timeout")]
     #[doc(alias = "create_timeout")]
-    pub fn dial_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.dial_timeout.set(timeout.into());
+    pub fn dial_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.dial_timeout = timeout.into();
         self
     }
 
@@ -382,21 +362,28 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
 
     /// How long a get may wait for a slot, or for its address. Default: 30 s.
     #[doc(alias = "connection_timeout")]
-    pub fn wait_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.wait_timeout.set(timeout.into());
+    pub fn wait_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.wait_timeout = timeout.into();
         self
     }
 
     /// Makes the resource. Dials nothing yet, but for [`min_idle`](Self::min_idle) if a tokio runtime is there.
     pub fn build(self) -> ConnResource<C> {
         let budget = self.budget.unwrap_or_else(|| Budget::global().clone());
+        let settings = self.settings.share();
+        let home = home::move_in(State::new(Arc::clone(&settings)));
         let shared = Arc::new_cyclic(|me: &Weak<Shared<C>>| {
             let me = me.clone() as Weak<dyn Tended>;
-            Shared::new(self.address, budget, self.settings, self.dialer, me)
+            Shared::new(home, &settings, self.address, budget, self.dialer, me)
         });
         upkeep::restock(&shared);
-        ConnResource { handle: Arc::new(Handle { shared }) }
+        ConnResource { shared }
     }
+}
+
+/// At least one. More than fit are no limit.
+fn max_uses(uses: usize) -> u32 {
+    u32::try_from(uses.max(1)).unwrap_or(u32::MAX)
 }
 
 impl<C> fmt::Debug for ConnResourceBuilder<C> {

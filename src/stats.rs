@@ -112,19 +112,6 @@ impl Tally {
         self.0[event as usize].fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Without a read-modify-write, for the warm path. Only under a lock that all its callers share.
-    #[inline]
-    pub(crate) fn bump_locked(&self, event: Event) {
-        let counter = &self.0[event as usize];
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-
-    /// Takes [`bump_locked`](Self::bump_locked) back.
-    pub(crate) fn unbump_locked(&self, event: Event) {
-        let counter = &self.0[event as usize];
-        counter.store(counter.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
-    }
-
     pub(crate) fn read(&self, event: Event) -> u64 {
         self.0[event as usize].load(Ordering::Relaxed)
     }

@@ -103,7 +103,7 @@ impl Drop for Growing {
 /// and none after one that did not add to the stock, until the next call.
 #[inline]
 pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.settings.min_idle.get() > 0 && shared.lacks_idle() {
+    if shared.settings().min_idle > 0 && shared.lacks_idle() {
         dial_for_stock(shared);
     }
 }
@@ -116,7 +116,7 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
         slot,
         initiator: None,
         generation: shared.generation(),
-        timeout: shared.settings.dial_timeout.get(),
+        timeout: shared.settings().dial_timeout,
     };
     let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());

@@ -14,7 +14,7 @@ use super::slot::Kind;
 use crate::address::Address;
 use crate::clock::{self, Tick};
 use crate::error::DialError;
-use crate::stats::{BudgetCounts, BudgetStats, Event};
+use crate::stats::{BudgetCounts, BudgetStats, Event, Tally};
 use crate::sync::Ordering;
 use crate::text::{Number, Span, form};
 
@@ -27,8 +27,11 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 pub(super) fn stats(partition: &Partition) -> BudgetStats {
     let books = partition.ledger.lock();
     let counts = books.counts(partition.account);
-    // Reuse is counted by each address for itself, and handed in when its last connection goes.
-    let unreported: u64 = books.seats_of(partition.account).map(|seat| seat.member.unreported_reuse()).sum();
+    // Some events are counted by each address for itself, and handed in when its last connection goes.
+    let unreported = Tally::default();
+    for (event, n) in books.seats_of(partition.account).flat_map(|seat| seat.member.unreported()) {
+        unreported.add(event, n);
+    }
     drop(books);
     let mut stats = BudgetStats {
         limit: counts.limit,
@@ -40,9 +43,9 @@ pub(super) fn stats(partition: &Partition) -> BudgetStats {
         held: counts.held,
         waiting: counts.waiting,
         foreign_fds: partition.ledger.foreign.load(Ordering::Relaxed),
-        reused: unreported,
         ..BudgetStats::default()
     };
+    stats.count(&unreported);
     stats.count(&partition.tally);
     stats
 }

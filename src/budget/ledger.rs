@@ -53,8 +53,8 @@ pub(crate) trait Member: Send + Sync {
     fn last_error(&self) -> Option<DialError>;
     /// The budget is closed: nobody gets in any more, who waits is told, what is idle goes. Called without locks.
     fn shut(&self);
-    /// Connections reused that the budget has not been told of.
-    fn unreported_reuse(&self) -> u64;
+    /// Events that the budget has not been told of.
+    fn unreported(&self) -> [(Event, u64); 2];
 }
 
 /// An idle connection on its way out.

@@ -64,13 +64,20 @@ impl<G> Cell<G> {
 
     /// Granted → Waiting, with what was granted.
     pub(crate) fn take(&self) -> Option<G> {
+        self.take_if(|_| true)
+    }
+
+    /// The same, if it is of a certain kind.
+    #[inline]
+    pub(crate) fn take_if(&self, of: impl FnOnce(&G) -> bool) -> Option<G> {
         let mut state = self.state.lock();
+        match &*state {
+            CellState::Granted(grant) if of(grant) => {}
+            CellState::Waiting(_) | CellState::Granted(_) | CellState::Gone => return None,
+        }
         match std::mem::replace(&mut *state, CellState::Waiting(None)) {
             CellState::Granted(grant) => Some(grant),
-            unchanged => {
-                *state = unchanged;
-                None
-            }
+            CellState::Waiting(_) | CellState::Gone => unreachable!("BUG: it was granted"),
         }
     }
 

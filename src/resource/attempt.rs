@@ -104,7 +104,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
             let lease = cx.take_lease().expect("BUG: a dial without a lease");
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&shared, generation);
-            shared.dialled(initiator, Entry::new(conn, lease, record, home));
+            shared.dialled(initiator, Entry::new(conn, lease, record, home, Arc::clone(&shared)));
             upkeep::watch(&shared);
         }
         Outcome::Failed(failure) => {
@@ -134,7 +134,7 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
 
 fn birth<C>(shared: &Shared<C>, generation: u64) -> Record {
     let now = clock::now();
-    let dies = match shared.settings.max_lifetime.get() {
+    let dies = match shared.settings().max_lifetime {
         None => Tick::NEVER,
         Some(lifetime) => now.after(jittered(lifetime, fastrand())),
     };

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::stats::Event;
 
 /// What a connection's life is measured by.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +15,7 @@ pub(crate) struct Record {
     pub(crate) dies: Tick,
     /// Since when it rests; while it is in use, until when it rested last.
     pub(crate) rested: Tick,
-    pub(crate) uses: usize,
+    pub(crate) uses: u32,
     /// Of the resource, when its dial began.
     pub(crate) generation: u64,
 }
@@ -25,6 +26,15 @@ pub(crate) enum Ended {
     Idle,
     Lifetime,
     Uses,
+}
+
+impl Ended {
+    pub(crate) fn event(self) -> Event {
+        match self {
+            Ended::Idle | Ended::Lifetime => Event::Expired,
+            Ended::Uses => Event::Retired,
+        }
+    }
 }
 
 impl Record {
@@ -45,10 +55,10 @@ impl Record {
         }
     }
 
-    /// Whether it may be put: asked after each use.
+    /// Whether it may rest again: asked after each use.
     #[inline]
-    pub(crate) fn put_end(&self, now: Tick, max_uses: usize) -> Option<Ended> {
-        if now >= self.dies {
+    pub(crate) fn put_end(&self, max_uses: u32) -> Option<Ended> {
+        if self.rested >= self.dies {
             Some(Ended::Lifetime)
         } else if self.uses >= max_uses {
             Some(Ended::Uses)
@@ -74,43 +84,66 @@ pub(crate) trait Resting {
     }
 }
 
-/// Sorted by since when they rest, the newest last.
+/// Sorted by since when they rest. Most addresses have one idle connection or none: that costs no more room than itself.
 #[derive(Debug)]
-pub(crate) struct Freelist<E>(VecDeque<E>);
+pub(crate) struct Freelist<E> {
+    newest: Option<E>,
+    /// The newest last. Empty if there is no newest.
+    older: Option<Box<VecDeque<E>>>,
+}
+
+impl<E> Default for Freelist<E> {
+    fn default() -> Self {
+        Self { newest: None, older: None }
+    }
+}
 
 impl<E: Resting> Freelist<E> {
-    pub(crate) const fn new() -> Self {
-        Self(VecDeque::new())
-    }
-
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        usize::from(self.newest.is_some()) + self.older.as_ref().map_or(0, |older| older.len())
     }
 
     #[inline]
     pub(crate) fn put(&mut self, entry: E) {
-        match self.0.back() {
+        if let Some(newest) = self.newest.take() {
+            self.put_older(newest, entry);
+        } else {
+            self.newest = Some(entry);
+        }
+    }
+
+    fn put_older(&mut self, newest: E, entry: E) {
+        let older = self.older.get_or_insert_default();
+        if newest.since() <= entry.since() {
+            older.push_back(newest);
+            self.newest = Some(entry);
+        } else {
             // One that comes back without having been used.
-            Some(last) if last.since() > entry.since() => {
-                let index = self.0.partition_point(|other| other.since() <= entry.since());
-                self.0.insert(index, entry);
-            }
-            _ => self.0.push_back(entry),
+            let index = older.partition_point(|other| other.since() <= entry.since());
+            older.insert(index, entry);
+            self.newest = Some(newest);
         }
     }
 
     #[inline]
     pub(crate) fn take_newest(&mut self) -> Option<E> {
-        self.0.pop_back()
+        let next = self.older.as_mut().and_then(|older| older.pop_back());
+        std::mem::replace(&mut self.newest, next)
     }
 
     pub(crate) fn take_oldest(&mut self) -> Option<E> {
-        self.0.pop_front()
+        self.older.as_mut().and_then(|older| older.pop_front()).or_else(|| self.newest.take())
+    }
+
+    /// The oldest first.
+    fn iter(&self) -> impl Iterator<Item = &E> {
+        self.older.iter().flat_map(|older| older.iter()).chain(&self.newest)
     }
 
     #[inline]
     pub(crate) fn oldest_since(&self) -> Option<Tick> {
-        self.0.front().map(Resting::since)
+        self.iter().next().map(Resting::since)
     }
 
     /// Takes out those whose time is over: the too old, and the oldest of those that rest for too long, but not so
@@ -118,40 +151,42 @@ impl<E: Resting> Freelist<E> {
     pub(crate) fn take_ended(&mut self, now: Tick, idle_timeout: Duration, stock: usize) -> Vec<E> {
         let mut ended = self.take_where(usize::MAX, |entry| now >= entry.record().dies);
         while self.len() > stock
-            && self.0.front().is_some_and(|oldest| oldest.record().idle_for(now) > idle_timeout)
+            && self.iter().next().is_some_and(|oldest| oldest.record().idle_for(now) > idle_timeout)
         {
-            ended.extend(self.0.pop_front());
+            ended.extend(self.take_oldest());
         }
         ended
     }
 
     /// When [`take_ended`](Self::take_ended) finds the next.
     pub(crate) fn next_end(&self, idle_timeout: Duration, stock: usize) -> Option<Tick> {
-        let oldest = self.0.front().filter(|_| self.len() > stock);
+        let oldest = self.iter().next().filter(|_| self.len() > stock);
         let idle_end = oldest.map(|oldest| oldest.since().after(idle_timeout));
-        let deaths = self.0.iter().map(|entry| entry.record().dies);
+        let deaths = self.iter().map(|entry| entry.record().dies);
         deaths.chain(idle_end).min().filter(|end| *end != Tick::NEVER)
     }
 
     /// Takes some out, the oldest first.
     pub(crate) fn take_where(&mut self, at_most: usize, of: impl Fn(&E) -> bool) -> Vec<E> {
+        if !self.iter().any(&of) {
+            return Vec::new();
+        }
         let mut out = Vec::new();
-        if self.0.iter().any(&of) {
-            let mut stay = VecDeque::with_capacity(self.0.len());
-            for entry in self.0.drain(..) {
-                if out.len() < at_most && of(&entry) { out.push(entry) } else { stay.push_back(entry) }
-            }
-            self.0 = stay;
+        for entry in self.take_all() {
+            if out.len() < at_most && of(&entry) { out.push(entry) } else { self.put(entry) }
         }
         out
     }
 
     pub(crate) fn count(&self, of: impl Fn(&E) -> bool) -> usize {
-        self.0.iter().filter(|entry| of(entry)).count()
+        self.iter().filter(|entry| of(entry)).count()
     }
 
+    /// The oldest first.
     pub(crate) fn take_all(&mut self) -> VecDeque<E> {
-        std::mem::take(&mut self.0)
+        let mut all = self.older.take().map_or_else(VecDeque::new, |older| *older);
+        all.extend(self.newest.take());
+        all
     }
 }
 
@@ -183,14 +218,14 @@ mod tests {
         list.iter().map(|named| named.1).collect()
     }
 
-    fn record(uses: usize) -> Record {
+    fn record(uses: u32) -> Record {
         let at = Tick::from_millis;
         Record { born: at(0), dies: at(1000), rested: at(500), uses, generation: 0 }
     }
 
     #[test]
     fn newest_out_first_and_oldest_given_up_first() {
-        let mut list = Freelist::new();
+        let mut list = Freelist::default();
         for entry in [(1, "a"), (2, "b"), (2, "c"), (3, "d")] {
             list.put(named(entry));
         }
@@ -208,7 +243,7 @@ mod tests {
         let at = Tick::from_millis;
         let idle = Duration::from_millis(100);
         let list = |dies: [u64; 4]| {
-            let mut list = Freelist::new();
+            let mut list = Freelist::default();
             for (entry, dies) in [(1, "a"), (2, "b"), (50, "c"), (60, "d")].into_iter().zip(dies) {
                 let mut entry = named(entry);
                 entry.0.dies = at(dies);
@@ -243,9 +278,10 @@ mod tests {
 
     #[test]
     fn used_ones_end_by_age_and_uses() {
-        assert_eq!(record(2).put_end(Tick::from_millis(999), 3), None);
-        assert_eq!(record(3).put_end(Tick::from_millis(999), 3), Some(Ended::Uses));
-        assert_eq!(record(0).put_end(Tick::from_millis(1000), 3), Some(Ended::Lifetime));
+        let put = |uses, millis| Record { rested: Tick::from_millis(millis), ..record(uses) }.put_end(3);
+        assert_eq!(put(2, 999), None);
+        assert_eq!(put(3, 999), Some(Ended::Uses));
+        assert_eq!(put(0, 1000), Some(Ended::Lifetime));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::ConnResource;
 use super::attempt::{Attempt, Job};
-use super::shared::{Failure, Grant, Left, Queued, Shared, Waiter};
+use super::shared::{Failure, Grant, Left, Missed, Queued, Shared, Waiter};
 use crate::budget::Site;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
-use crate::conn::{Conn, Entry};
+use crate::conn::Conn;
 use crate::error::{DialError, GetError, Phase};
 use crate::patience::{End, Patience};
 use crate::runtime;
@@ -54,11 +54,28 @@ pub struct Get<'a, C> {
     timeout: Option<Duration>,
     wait_timeout: Option<Duration>,
     dial_timeout: Option<Duration>,
-    slot: Option<Slot>,
+    slot: Option<Box<Slot>>,
     wait_for_ready: bool,
     site: Site,
-    /// Once there was no idle connection.
-    slow: Option<Box<Slow<'a, C>>>,
+    stage: Stage<'a, C>,
+}
+
+enum Stage<'a, C> {
+    /// Not polled yet, or over. Can become Behind or Slow.
+    Idle,
+    /// In line behind others. Can become Slow, or over.
+    Behind(Behind<C>),
+    /// It can be over, and no more.
+    Slow(Box<Slow<'a, C>>),
+}
+
+/// What a get keeps that only waits for a connection of its address: it is looked after (see [`upkeep::hasten`]), and
+/// has no timer.
+struct Behind<C> {
+    cell: Arc<Cell<Grant<C>>>,
+    place: Place,
+    /// When its wait ends.
+    woken_before: Option<Tick>,
 }
 
 enum Source<'a, C> {
@@ -82,11 +99,8 @@ struct Slow<'a, C> {
     place: Option<Place>,
     /// Its dial, with the runtime it is polled on.
     attempt: Option<(Attempt, Option<Handle>)>,
-    began: Tick,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
-    /// When its wait ends, while it has no timer.
-    woken_before: Option<Tick>,
     patience: Patience<'a>,
 }
 
@@ -107,7 +121,7 @@ impl<'a, C> Get<'a, C> {
             slot: None,
             wait_for_ready: false,
             site,
-            slow: None,
+            stage: Stage::Idle,
         }
     }
 
@@ -171,7 +185,7 @@ impl<'a, C> Get<'a, C> {
     /// The get fails with [`GetError::ForeignSlot`] if the slot is not of the resource's own budget: not of another
     /// one, nor of its parent or child.
     pub fn with_slot(mut self, slot: Slot) -> Self {
-        self.slot = Some(slot);
+        self.slot = Some(Box::new(slot));
         self
     }
 }
@@ -188,35 +202,18 @@ impl<C: Send + 'static> Future for Get<'_, C> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.slow.is_none() {
-            let mut rests = 0;
-            if !this.fresh {
-                match this.resource.shared().take_idle(None, Some(cx.waker()), this.site) {
-                    Ok(conn) => {
-                        this.slot = None;
-                        upkeep::restock(this.resource.shared());
-                        return Poll::Ready(Ok(conn));
-                    }
-                    Err(seen) => rests = seen,
+        match this.stage {
+            Stage::Idle if !this.fresh => {
+                match this.resource.shared().take_idle(false, Some(cx.waker()), this.site) {
+                    Ok((conn, stocks)) => this.give(conn, stocks),
+                    Err(missed) => this.begin(Some(missed), cx),
                 }
             }
-            match this.begin(rests, cx.waker()) {
-                Begun::Done(result) => return Poll::Ready(result),
-                // With its waker in the cell, and nothing else to be woken by.
-                Begun::Queues if this.token.is_none() => return Poll::Pending,
-                Begun::Queues | Begun::Waits => {}
-            }
+            Stage::Idle => this.begin(None, cx),
+            Stage::Behind(_) => this.poll_behind(cx),
+            Stage::Slow(_) => this.poll_slow(cx),
         }
-        this.poll_slow(cx)
     }
-}
-
-/// How a get begins that finds nothing idle.
-enum Begun<C> {
-    Done(Result<Conn<C>, GetError>),
-    /// Behind others, and looked after: see [`upkeep::hasten`].
-    Queues,
-    Waits,
 }
 
 /// Where a caller ended up that wanted to get in line.
@@ -230,21 +227,105 @@ enum Lined<C> {
     Closed,
 }
 
-impl<C: Send + 'static> Get<'_, C> {
-    /// Gets in line.
+impl<'a, C: Send + 'static> Get<'a, C> {
+    #[inline]
+    fn give(&mut self, conn: Conn<C>, stocks: bool) -> Poll<Result<Conn<C>, GetError>> {
+        if self.slot.is_some() {
+            self.slot = None;
+        }
+        if stocks {
+            upkeep::restock(self.resource.shared());
+        }
+        Poll::Ready(Ok(conn))
+    }
+
+    /// Nothing is idle, or nothing idle is wanted.
     #[cold]
-    fn begin(&mut self, rests: u64, waker: &Waker) -> Begun<C> {
+    fn begin(&mut self, missed: Option<Missed>, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
+        let queues = missed.is_some_and(|missed| missed.others_queue && self.queue_behind(missed, cx));
+        match (queues, self.token) {
+            // With its waker in the cell, and nothing else to be woken by.
+            (true, None) => return Poll::Pending,
+            (true, Some(token)) => {
+                self.look_after_itself().patience.cancel(token);
+                return self.poll_slow(cx);
+            }
+            (false, _) => {}
+        }
+        match self.get_in_line(missed.map_or(0, |missed| missed.rests)) {
+            Some(done) => Poll::Ready(done),
+            None => self.poll_slow(cx),
+        }
+    }
+
+    /// Gets in line behind others, unless it has something to look after by itself.
+    fn queue_behind(&mut self, missed: Missed, cx: &mut Context<'_>) -> bool {
+        let Missed { now, rests, wait_timeout, .. } = missed;
+        let wait = self.wait_timeout.or(wait_timeout);
+        let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
+        let is_cancelled = || self.token.is_some_and(CancellationToken::is_cancelled);
+        if !is_long || self.slot.is_some() || is_cancelled() {
+            return false;
+        }
+        let shared = self.resource.shared();
+        upkeep::grow_back(shared.partition());
+        let cell = Arc::new(Cell::new(now, Some(cx.waker().clone())));
+        let woken_before = wait.map(|wait| now.after(wait));
+        let waiter = Waiter { woken_before, ..self.waiter(&cell, runtime::of(cx.waker())) };
+        let Some(place) = shared.enqueue_behind(waiter, rests) else { return false };
+        self.stage = Stage::Behind(Behind { cell, place, woken_before });
+        true
+    }
+
+    fn poll_behind(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
+        let Stage::Behind(behind) = &self.stage else { unreachable!("BUG: a get behind others") };
+        let Some(entry) = behind.cell.take_if(Grant::is_conn).and_then(Grant::into_conn) else {
+            self.look_after_itself();
+            return self.poll_slow(cx);
+        };
+        match Shared::judge_handed(entry) {
+            Ok(entry) => {
+                self.stage = Stage::Idle;
+                Poll::Ready(Ok(Conn::new(entry, self.site)))
+            }
+            Err(slot) => {
+                self.look_after_itself().place = None;
+                match self.line_up_again(slot) {
+                    Ok(None) => self.poll_slow(cx),
+                    Ok(Some(conn)) => self.end(Ok(conn)),
+                    Err(error) => self.end(Err(error)),
+                }
+            }
+        }
+    }
+
+    /// It keeps its time itself from now on.
+    #[cold]
+    fn look_after_itself(&mut self) -> &mut Slow<'a, C> {
+        if let Stage::Behind(Behind { cell, place, woken_before }) =
+            std::mem::replace(&mut self.stage, Stage::Idle)
+        {
+            let mut slow = Slow::new(cell);
+            slow.place = Some(place);
+            slow.wait_deadline = woken_before.and_then(|end| clock::deadline(end.since(clock::now())));
+            self.stage = Stage::Slow(Box::new(slow));
+        }
+        self.slow()
+    }
+
+    /// Gets in line. `Some`: it is over.
+    fn get_in_line(&mut self, rests: u32) -> Option<Result<Conn<C>, GetError>> {
         let shared = self.resource.shared();
         upkeep::restock(shared);
         upkeep::grow_back(shared.partition());
         let now = clock::now();
         let refused = || shared.details(Phase::WaitingForSlot, now, false);
-        let mut slot = self.slot.take();
+        let mut slot = self.slot.take().map(|slot| *slot);
         if slot.as_ref().is_some_and(|slot| !slot.belongs_to(shared.partition())) {
-            return Begun::Done(Err(GetError::ForeignSlot { details: refused() }));
+            return Some(Err(GetError::ForeignSlot { details: refused() }));
         }
         if self.token.is_some_and(CancellationToken::is_cancelled) {
-            return Begun::Done(Err(GetError::Cancelled { details: refused(), source: shared.last_error() }));
+            return Some(Err(GetError::Cancelled { details: refused(), source: shared.last_error() }));
         }
         if let Some(slot) = &mut slot {
             slot.changes_hands(None);
@@ -252,68 +333,39 @@ impl<C: Send + 'static> Get<'_, C> {
         let unneeded = slot.as_mut().and_then(|slot| slot.split(slot.weight().saturating_sub(1)));
         drop(unneeded);
         let slot = slot.filter(|slot| slot.weight() > 0);
-        let cell = Arc::new(Cell::new(now, Some(waker.clone())));
-        let wait = self.wait_timeout.or(shared.settings.wait_timeout.get());
-        let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
-        let woken_before = wait.map(|wait| now.after(wait));
-        let behind = match slot {
-            None if is_long => shared
-                .enqueue_behind(Waiter { woken_before, ..self.waiter(&cell, runtime::of(waker)) }, rests),
-            None | Some(_) => None,
-        };
-        let mut patience = Patience::default();
-        if let Some(token) = self.token {
-            patience.cancel(token);
-        }
-        let mut slow = Slow {
-            cell,
-            place: behind,
-            attempt: None,
-            began: now,
-            deadline: None,
-            wait_deadline: None,
-            woken_before,
-            patience,
-        };
-        if behind.is_some() {
-            shared.count(Event::Wait);
-            self.slow = Some(Box::new(slow));
-            return Begun::Queues;
-        }
+        let mut slow = Slow::new(Arc::new(Cell::new(now, None)));
         let (place, slot) = match self.line_up(&slow.cell, slot, rests) {
             Lined::At(place, slot) => (place, slot),
-            Lined::Served(conn) => return Begun::Done(Ok(conn)),
+            Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Never => {
-                return Begun::Done(Err(GetError::Exhausted {
-                    details: refused(),
-                    source: shared.last_error(),
-                }));
+                return Some(Err(GetError::Exhausted { details: refused(), source: shared.last_error() }));
             }
             Lined::Paused(source) => {
                 let details = shared.details(Phase::BackingOff, now, false);
-                return Begun::Done(Err(GetError::Dial { details, source }));
+                return Some(Err(GetError::Dial { details, source }));
             }
-            Lined::Closed => return Begun::Done(Err(GetError::Closed { details: refused() })),
+            Lined::Closed => return Some(Err(GetError::Closed { details: refused() })),
         };
         slow.place = Some(place);
         slow.deadline = self.timeout.and_then(clock::deadline);
-        (slow.wait_deadline, slow.woken_before) = (wait.and_then(clock::deadline), None);
+        let wait = self.wait_timeout.or(shared.settings().wait_timeout);
+        slow.wait_deadline = wait.and_then(clock::deadline);
+        if let Some(token) = self.token {
+            slow.patience.cancel(token);
+        }
         let waits = slot.is_none() && slow.cell.is_waiting();
-        self.slow = Some(Box::new(slow));
+        self.stage = Stage::Slow(Box::new(slow));
         if let Some(slot) = slot {
             self.dial(slot);
         } else if waits {
             if self.immediate {
-                return match self.give_up(None) {
-                    Some(error) => Begun::Done(Err(error)),
-                    None => Begun::Waits,
-                };
+                return self.give_up(None).map(Err);
             }
             shared.count(Event::Wait);
             upkeep::probe_later(shared);
             upkeep::hasten(shared);
         }
-        Begun::Waits
+        None
     }
 
     fn waiter(&self, cell: &Arc<Cell<Grant<C>>>, runtime: Option<tokio::runtime::Id>) -> Waiter<C> {
@@ -328,7 +380,7 @@ impl<C: Send + 'static> Get<'_, C> {
         }
     }
 
-    fn line_up(&self, cell: &Arc<Cell<Grant<C>>>, mut slot: Option<Slot>, mut rests: u64) -> Lined<C> {
+    fn line_up(&self, cell: &Arc<Cell<Grant<C>>>, mut slot: Option<Slot>, mut rests: u32) -> Lined<C> {
         let shared = self.resource.shared();
         let waiter = self.waiter(cell, runtime::current());
         loop {
@@ -345,9 +397,9 @@ impl<C: Send + 'static> Get<'_, C> {
                 }
                 Queued::LookAgain(brought) => slot = brought,
             }
-            match shared.take_idle(Some(rests), None, self.site) {
-                Ok(conn) => return Lined::Served(conn),
-                Err(seen) => rests = seen,
+            match shared.take_idle(true, None, self.site) {
+                Ok((conn, _)) => return Lined::Served(conn),
+                Err(missed) => rests = missed.rests,
             }
         }
     }
@@ -355,12 +407,12 @@ impl<C: Send + 'static> Get<'_, C> {
     /// Begins the dial that is this get's own.
     fn dial(&mut self, slot: Slot) {
         let shared = self.resource.shared();
-        let Some(slow) = &mut self.slow else { return };
+        let Stage::Slow(slow) = &mut self.stage else { return };
         let job = Job {
             slot,
             initiator: slow.place,
             generation: shared.generation(),
-            timeout: self.dial_timeout.or(shared.settings.dial_timeout.get()),
+            timeout: self.dial_timeout.or(shared.settings().dial_timeout),
         };
         let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
         slow.attempt = Some((attempt, Handle::try_current().ok()));
@@ -368,7 +420,7 @@ impl<C: Send + 'static> Get<'_, C> {
 
     fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         loop {
-            let slow = self.slow.as_mut().expect("BUG: a get in line");
+            let slow = self.slow();
             match slow.cell.poll(cx) {
                 Poll::Ready(Grant::Slot(slot)) => {
                     if self.resource.shared().is_closed() {
@@ -382,16 +434,13 @@ impl<C: Send + 'static> Get<'_, C> {
                 }
                 Poll::Ready(Grant::Conn(entry)) => {
                     slow.place = None;
-                    match self.receive(entry) {
-                        Ok(None) => continue,
-                        Ok(Some(conn)) => {
-                            self.detach();
-                            return Poll::Ready(Ok(conn));
-                        }
-                        Err(error) => {
-                            self.detach();
-                            return Poll::Ready(Err(error));
-                        }
+                    match Shared::judge_handed(entry).map(|entry| Conn::new(entry, self.site)) {
+                        Ok(conn) => return self.end(Ok(conn)),
+                        Err(slot) => match self.line_up_again(slot) {
+                            Ok(None) => continue,
+                            Ok(Some(conn)) => return self.end(Ok(conn)),
+                            Err(error) => return self.end(Err(error)),
+                        },
                     }
                 }
                 Poll::Ready(Grant::Failed(failure)) => {
@@ -400,8 +449,7 @@ impl<C: Send + 'static> Get<'_, C> {
                         slow.attempt = None; // nobody is to have what it makes
                     }
                     let error = self.failed(failure);
-                    self.detach();
-                    return Poll::Ready(Err(error));
+                    return self.end(Err(error));
                 }
                 Poll::Pending => {}
             }
@@ -412,14 +460,12 @@ impl<C: Send + 'static> Get<'_, C> {
                     Poll::Pending => slow.attempt = Some((attempt, runtime)),
                 }
             }
-            if self.immediate && slow.attempt.is_none() && self.resource.shared().is_queued(slow.place) {
+            let (place, dials) = (slow.place, slow.attempt.is_some());
+            if self.immediate && !dials && self.resource.shared().is_queued(place) {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
-            // Polled again without a grant, it keeps its time itself.
-            if let Some(end) = slow.woken_before.take() {
-                slow.wait_deadline = clock::deadline(end.since(clock::now()));
-            }
+            let slow = self.slow();
             slow.patience.until(match (&slow.attempt, slow.wait_deadline, slow.deadline) {
                 (None, Some(wait), Some(whole)) => Some(wait.min(whole)),
                 (None, Some(wait), None) => Some(wait),
@@ -432,22 +478,16 @@ impl<C: Send + 'static> Get<'_, C> {
         }
     }
 
-    /// A connection was handed over. `None`: it is no longer fit, and this get is in line again, with its slot.
-    fn receive(&mut self, entry: Box<Entry<C>>) -> Result<Option<Conn<C>>, GetError> {
+    /// What was handed over was no longer fit: in line again, with its slot. `Some`: served by something that rests.
+    #[cold]
+    fn line_up_again(&mut self, slot: Option<Slot>) -> Result<Option<Conn<C>>, GetError> {
         let shared = Arc::clone(self.resource.shared());
-        if !entry.is_reused() {
-            return Ok(Some(Conn::new(shared, entry, self.site)));
-        }
-        let slot = match shared.judge_handed(entry) {
-            Ok(entry) => return Ok(Some(Conn::new(shared, entry, self.site))),
-            Err(slot) => slot,
-        };
-        let slow = self.slow.as_mut().expect("BUG: a get in line");
+        let slow = self.slow();
         // The dial of its former place is of no use to the next one.
         if let Some(former) = slow.attempt.take() {
             go_on(&shared, former);
         }
-        let (cell, began) = (Arc::clone(&slow.cell), slow.began);
+        let (cell, began) = (Arc::clone(&slow.cell), slow.cell.since);
         let (place, slot) = match self.line_up(&cell, slot, 0) {
             Lined::Served(conn) => return Ok(Some(conn)),
             Lined::At(place, slot) => (place, slot),
@@ -465,18 +505,16 @@ impl<C: Send + 'static> Get<'_, C> {
                 });
             }
         };
-        if let Some(slow) = &mut self.slow {
-            slow.place = Some(place);
-        }
+        self.slow().place = Some(place);
         if let Some(slot) = slot {
             self.dial(slot);
         }
         Ok(None)
     }
 
-    fn failed(&self, failure: Failure) -> GetError {
+    fn failed(&mut self, failure: Failure) -> GetError {
+        let began = self.slow().cell.since;
         let shared = self.resource.shared();
-        let began = self.slow.as_ref().map_or_else(clock::now, |slow| slow.began);
         match failure {
             Failure::Error(source) => {
                 GetError::Dial { details: shared.details(Phase::Dialing, began, false), source }
@@ -495,11 +533,28 @@ impl<C: Send + 'static> Get<'_, C> {
     }
 }
 
-impl<C> Get<'_, C> {
+impl<'a, C> Get<'a, C> {
+    fn slow(&mut self) -> &mut Slow<'a, C> {
+        match &mut self.stage {
+            Stage::Slow(slow) => slow,
+            Stage::Idle | Stage::Behind(_) => unreachable!("BUG: a get in line, that looks after itself"),
+        }
+    }
+
+    fn end(&mut self, result: Result<Conn<C>, GetError>) -> Poll<Result<Conn<C>, GetError>> {
+        self.detach();
+        Poll::Ready(result)
+    }
+
     /// Leaves the line; whatever was granted goes to the next. `None` if it was in none.
     fn give_up(&mut self, end: Option<End>) -> Option<GetError> {
         let shared = self.resource.shared();
-        let Slow { cell, place, attempt, began, .. } = *self.slow.take()?;
+        let (cell, place, attempt) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle => return None,
+            Stage::Behind(Behind { cell, place, .. }) => (cell, Some(place), None),
+            Stage::Slow(slow) => (slow.cell, slow.place, slow.attempt),
+        };
+        let began = cell.since;
         let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
         let Left { granted, phase, keep_dial } = shared.leave(place, &cell, runtime);
         if let Some(granted) = granted {
@@ -523,7 +578,9 @@ impl<C> Get<'_, C> {
 
     /// It was served otherwise: its dial goes on without it.
     fn detach(&mut self) {
-        if let Some(attempt) = self.slow.take().and_then(|slow| slow.attempt) {
+        if let Stage::Slow(slow) = std::mem::replace(&mut self.stage, Stage::Idle)
+            && let Some(attempt) = slow.attempt
+        {
             go_on(self.resource.shared(), attempt);
         }
     }
@@ -536,13 +593,26 @@ fn go_on<C>(shared: &Shared<C>, (attempt, runtime): (Attempt, Option<Handle>)) {
     }
 }
 
+impl<C> Slow<'_, C> {
+    fn new(cell: Arc<Cell<Grant<C>>>) -> Self {
+        Self {
+            cell,
+            place: None,
+            attempt: None,
+            deadline: None,
+            wait_deadline: None,
+            patience: Patience::default(),
+        }
+    }
+}
+
 impl<C> Drop for Get<'_, C> {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(slow) = &self.slow {
-            match slow.place {
-                Some(_) => drop(self.give_up(None)),
-                None => self.detach(),
-            }
+        match &self.stage {
+            Stage::Idle => {}
+            Stage::Slow(slow) if slow.place.is_none() => self.detach(),
+            Stage::Slow(_) | Stage::Behind(_) => drop(self.give_up(None)),
         }
     }
 }
@@ -553,7 +623,7 @@ impl<C> fmt::Debug for Get<'_, C> {
             .field("address", &self.resource.shared().address)
             .field("fresh", &self.fresh)
             .field("immediate", &self.immediate)
-            .field("in_line", &self.slow.is_some())
+            .field("in_line", &!matches!(self.stage, Stage::Idle))
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use crate::clock::Tick;
 const FREE_FAILURES: u32 = 3;
 
 /// What a resource was built with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
     /// Dials under way at once while it is not known whether connections come back.
     pub(crate) first: usize,
@@ -96,6 +96,11 @@ impl Pace {
     /// Whether a connection that comes back makes no difference.
     pub(crate) fn is_at_first(&self, limits: &Limits) -> bool {
         self.ramp == limits.first
+    }
+
+    /// Whether a new one would be as good.
+    pub(crate) fn is_untroubled(&self) -> bool {
+        self.health == Health::Well { failures: 0 }
     }
 
     /// Whether dials succeed, as far as is known.

@@ -11,7 +11,8 @@ use tokio::task::AbortHandle;
 use super::attempt::ErasedDial;
 use super::freelist::Freelist;
 use super::history::History;
-use super::pace::Pace;
+use super::home::Home;
+use super::pace::{Limits, Pace};
 use super::settings::Settings;
 use crate::address::Address;
 use crate::budget::books::Books;
@@ -24,7 +25,7 @@ use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::error::{DialError, GetDetails, Phase};
 use crate::stats::{Event, ResourceStats, Tally};
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, ShortMutex, ShortMutexGuard};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, ShortMutexGuard};
 use crate::upkeep::{Bell, Tended};
 
 mod closing;
@@ -35,52 +36,120 @@ mod tending;
 
 pub(crate) use line::{Left, Queued};
 use reuse::Aside;
+pub(crate) use reuse::Missed;
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 pub(crate) struct Shared<C> {
-    pub(crate) address: Address,
-    pub(crate) budget: Budget,
-    pub(crate) settings: Settings,
-    pub(crate) dialer: Arc<dyn ErasedDial<C>>,
-    seating: Seating,
-    /// The budget's, at hand for the warm path; and whether it tracks holds.
-    ledger: Arc<Ledger>,
-    pub(crate) tracks: bool,
-    /// For the keeper.
-    me: Weak<dyn Tended>,
-    /// What victims are chosen by: written under the lock, read without. See [`Hint::pack`].
-    hint: AtomicU64,
-    /// Since when the oldest of several idle ones rests.
-    surplus_since: AtomicU64,
-    tally: Tally,
-    /// Reuses that the budget has been told of.
-    reported: AtomicU64,
-    /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
-    may_dial: AtomicUsize,
-    /// Idle connections that the keeper looks at just now. Written under the lock.
-    lent: AtomicUsize,
-    /// Somebody watches whether the address moves.
-    pub(crate) watched: AtomicBool,
     /// Idle connections, lines, generation, history. Held for a few instructions; nothing of the user's runs
     /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
     /// holds the ledger's lock too.
-    state: ShortMutex<State<C>>,
+    state: Home<C>,
+    pub(crate) dialer: Arc<dyn ErasedDial<C>>,
+    /// The budget's, at hand for the warm path; and whether it tracks holds.
+    ledger: Arc<Ledger>,
+    pub(crate) tracks: bool,
+    /// Somebody watches whether the address moves.
+    pub(crate) watched: AtomicBool,
+    handles: AtomicUsize,
+    published: &'static Published,
+    pub(crate) budget: Budget,
+    pub(crate) address: Address,
+    seating: Seating,
+    /// For the keeper.
+    me: Weak<dyn Tended>,
+    tally: Tally,
+    /// Reuses and waits that the budget has been told of.
+    reported: [AtomicU64; 2],
+    /// How many connections there may be. Changes with the state's settings.
+    max_conns: AtomicUsize,
+    /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
+    may_dial: AtomicUsize,
+}
+
+/// What an address lets others know of itself: written under its lock, read without.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// What victims are chosen by. See [`Hint::pack`].
+    hint: AtomicU64,
+    /// Since when the oldest of several idle ones rests.
+    surplus_since: AtomicU64,
+    /// Connections given out that had served before.
+    reused: AtomicU64,
+    /// Callers that got in line behind others.
+    waits: AtomicU64,
+    /// Idle connections that the keeper looks at just now.
+    lent: AtomicUsize,
+}
+
+impl Published {
+    pub(super) fn clear(&self) {
+        let Self { hint, surplus_since, reused, waits, lent } = self;
+        [hint, surplus_since, reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        lent.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> (Hint, u32) {
+        let hint = Hint::unpack(self.hint.load(Ordering::Relaxed));
+        (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
+    }
+
+    fn lent(&self) -> usize {
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn count_reuse(&self, by: u64) {
+        add_locked(&self.reused, by);
+    }
+
+    fn count_wait(&self) {
+        add_locked(&self.waits, 1);
+    }
+}
+
+/// Without a read-modify-write, for the warm path: under the address's lock.
+#[inline]
+fn add_locked(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
 pub(crate) struct State<C> {
     idle: Freelist<Box<Entry<C>>>,
+    pub(super) settings: Arc<Settings>,
+    history: History,
+    generation: u64,
     /// How often something has come to rest, so that a search of the idle ones knows whether it missed any.
-    rests: u64,
+    rests: u32,
+    /// Nothing here bars what is put from coming to rest: nobody is in line, the books know of it, it is not closed.
+    /// Whoever changes that takes it back; a put that finds it taken back looks for itself.
+    calm: bool,
+    /// The books know that something may be idle here.
+    warm: bool,
+    /// It may have more slots than it should.
+    crowded: bool,
+    /// The keeper knows that something that it does not watch may be idle here.
+    tended: bool,
+    /// The last handle is gone.
+    closed: bool,
+    /// Connections of generations before this one are closed. Those between it and the present one may lead
+    /// elsewhere than the address does now: the dialer is asked.
+    closed_before: u64,
+    rare: Option<Box<Rare<C>>>,
+}
+
+impl<C> Default for State<C> {
+    fn default() -> Self {
+        Self::new(Settings::default().share())
+    }
+}
+
+/// What an address has to keep while somebody dials, waits or rests here: most of those that are known do not.
+pub(crate) struct Rare<C> {
     /// Callers that wait for a dial.
     dialing: Line<Waiter<C>>,
     /// Callers that wait for a slot, or for their address.
     queued: Line<Waiter<C>>,
     last_place: Place,
-    generation: u64,
-    /// Connections of generations before this one are closed. Those between it and the present one may lead
-    /// elsewhere than the address does now: the dialer is asked.
-    closed_before: u64,
-    history: History,
     pace: Pace,
     /// Somebody sees to it that the address is probed.
     probe_awaited: bool,
@@ -90,18 +159,10 @@ pub(crate) struct State<C> {
     dial_ended: bool,
     /// Dials that nobody polls but a task of their own.
     detached: Vec<AbortHandle>,
-    /// The books know that something may be idle here.
-    warm: bool,
-    /// It may have more slots than it should.
-    crowded: bool,
-    /// The keeper knows that something that it does not watch may be idle here.
-    tended: bool,
     /// When the keeper comes to see whose time is over.
     due: Option<Tick>,
     /// What idle connections' streams ring, once there was one to be watched.
     bell: Option<Arc<Bell>>,
-    /// The last handle is gone.
-    closed: bool,
     last_error: Option<DialError>,
 }
 
@@ -142,6 +203,107 @@ enum Next {
 }
 
 impl<C> State<C> {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            idle: Freelist::default(),
+            settings,
+            history: History::default(),
+            generation: 0,
+            rests: 0,
+            calm: false,
+            warm: false,
+            crowded: false,
+            tended: false,
+            closed: false,
+            closed_before: 0,
+            rare: None,
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare<C> {
+        self.rare_and_limits().0
+    }
+
+    fn rare_and_limits(&mut self) -> (&mut Rare<C>, &Limits) {
+        let limits = &self.settings.dialing;
+        (self.rare.get_or_insert_with(|| Box::new(Rare::new(limits))), limits)
+    }
+
+    /// Nobody queues, if nobody is here.
+    fn queued(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.queued.len())
+    }
+
+    fn dialing(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.dialing.len())
+    }
+
+    /// Tells the books' searches what is here. Every change of the idle ones ends with it.
+    #[inline]
+    fn publish(&self, published: &Published) {
+        let idle = self.idle.len() + published.lent();
+        let hint = Hint::new(self.history.last().unwrap_or_default(), self.history.average(), idle);
+        published.hint.store(hint.pack(), Ordering::Relaxed);
+        if idle > 1 {
+            let since = self.idle.oldest_since().map_or(0, Tick::millis);
+            published.surplus_since.store(u64::from(since), Ordering::Relaxed);
+        }
+    }
+
+    /// It rests. The caller tells the keeper, if that does not know it yet.
+    #[inline]
+    fn put(&mut self, entry: Box<Entry<C>>, published: &Published, news: bool) {
+        self.tended = true;
+        self.rests = self.rests.wrapping_add(u32::from(news));
+        self.idle.put(entry);
+        self.publish(published);
+    }
+
+    /// How many dials may be under way.
+    fn may_dial(&self) -> usize {
+        let limits = &self.settings.dialing;
+        self.rare.as_ref().map_or_else(|| Pace::new(limits).allowed(limits), |rare| rare.pace.allowed(limits))
+    }
+
+    fn last_error(&self) -> Option<DialError> {
+        self.rare.as_ref()?.last_error.clone()
+    }
+
+    /// Nothing is open here any more. Returns what is not needed until something is.
+    fn cool(&mut self) -> Option<Box<Rare<C>>> {
+        (self.warm, self.calm) = (false, false);
+        self.rare.take_if(|rare| rare.is_spent())
+    }
+}
+
+impl<C> Rare<C> {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            dialing: Line::new(),
+            queued: Line::new(),
+            last_place: 0,
+            pace: Pace::new(limits),
+            probe_awaited: false,
+            hastened_on: None,
+            dial_ended: false,
+            detached: Vec::new(),
+            due: None,
+            bell: None,
+            last_error: None,
+        }
+    }
+
+    /// Whether a new one would be as good.
+    fn is_spent(&self) -> bool {
+        self.queued.is_empty()
+            && self.dialing.is_empty()
+            && self.detached.is_empty()
+            && !self.probe_awaited
+            && self.hastened_on.is_none()
+            && self.last_error.is_none()
+            && self.pace.is_untroubled()
+    }
+
     /// The oldest caller who can use a connection, and is free to take it: one in line for a dial may have a slot that
     /// it does not know of yet.
     fn first_for(&self, entry: &Entry<C>) -> Option<Next> {
@@ -162,6 +324,19 @@ pub(crate) enum Grant<C> {
     /// A slot to dial with.
     Slot(Slot),
     Failed(Failure),
+}
+
+impl<C> Grant<C> {
+    pub(crate) fn is_conn(&self) -> bool {
+        matches!(self, Grant::Conn(_))
+    }
+
+    pub(crate) fn into_conn(self) -> Option<Box<Entry<C>>> {
+        match self {
+            Grant::Conn(entry) => Some(entry),
+            Grant::Slot(_) | Grant::Failed(_) => None,
+        }
+    }
 }
 
 /// How a dial failed.
@@ -186,53 +361,31 @@ enum Fate {
 
 impl<C> Shared<C> {
     pub(crate) fn new(
+        (state, published): (Home<C>, &'static Published),
+        settings: &Settings,
         address: Address,
         budget: Budget,
-        settings: Settings,
         dialer: Arc<dyn ErasedDial<C>>,
         me: Weak<dyn Tended>,
     ) -> Self {
-        let pace = Pace::new(&settings.dialing);
-        let may_dial = AtomicUsize::new(pace.allowed(&settings.dialing));
+        let limits = &settings.dialing;
         let ledger = Arc::clone(&budget.partition.ledger);
         Self {
+            state,
+            dialer,
             tracks: ledger.holds.is_some(),
             ledger,
-            address,
+            watched: AtomicBool::new(false),
+            handles: AtomicUsize::new(1),
+            published,
             budget,
-            settings,
-            dialer,
+            address,
             seating: Seating::none(),
             me,
-            hint: AtomicU64::new(Hint::new(0, None, 0).pack()),
-            surplus_since: AtomicU64::new(0),
             tally: Tally::default(),
-            reported: AtomicU64::new(0),
-            may_dial,
-            lent: AtomicUsize::new(0),
-            watched: AtomicBool::new(false),
-            state: ShortMutex::new(State {
-                idle: Freelist::new(),
-                rests: 0,
-                dialing: Line::new(),
-                queued: Line::new(),
-                last_place: 0,
-                generation: 0,
-                closed_before: 0,
-                history: History::default(),
-                pace,
-                probe_awaited: false,
-                hastened_on: None,
-                dial_ended: false,
-                detached: Vec::new(),
-                warm: false,
-                crowded: false,
-                tended: false,
-                due: None,
-                bell: None,
-                closed: false,
-                last_error: None,
-            }),
+            reported: Default::default(),
+            max_conns: AtomicUsize::new(settings.max_conns),
+            may_dial: AtomicUsize::new(Pace::new(limits).allowed(limits)),
         }
     }
 
@@ -242,6 +395,24 @@ impl<C> Shared<C> {
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.state.lock().settings)
+    }
+
+    /// Counts a handle more. Whoever is told `true` by [`one_handle_less`](Self::one_handle_less) had the last.
+    pub(crate) fn one_handle_more(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn one_handle_less(&self) -> bool {
+        // AcqRel: what was done by the other handles comes before what the last one's end does.
+        self.handles.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(crate) fn has_one_handle(&self) -> bool {
+        self.handles.load(Ordering::Acquire) == 1
     }
 
     /// Notes who has a connection, if that is tracked.
@@ -256,113 +427,108 @@ impl<C> Shared<C> {
         (books, state)
     }
 
+    fn max_conns(&self) -> usize {
+        self.max_conns.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn count(&self, event: Event) {
         self.tally.add(event, 1);
         self.partition().count(event, 1);
     }
 
-    /// Tells the books' searches what is here. Every change of the idle ones ends with it.
-    #[inline]
     fn publish(&self, state: &State<C>) {
-        let idle = state.idle.len() + self.lent();
-        let hint = Hint::new(state.history.last().unwrap_or_default(), state.history.average(), idle);
-        self.hint.store(hint.pack(), Ordering::Relaxed);
-        if idle > 1 {
-            let since = state.idle.oldest_since().map_or(0, Tick::millis);
-            self.surplus_since.store(u64::from(since), Ordering::Relaxed);
-        }
+        state.publish(self.published);
     }
 
     /// Makes a connection idle, or gives it to who waits, or closes it. `news`: whoever looked a moment ago missed it.
     ///
     /// In the usual case it writes nothing outside of its address (I8).
     #[inline]
-    pub(crate) fn rest(&self, entry: Box<Entry<C>>, news: bool) {
-        let mut state = self.state.lock();
-        let quiet = state.warm
-            && !state.closed
-            && state.dialing.is_empty()
-            && state.queued.is_empty()
+    pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) {
+        let (home, published) = (entry.shared.state, entry.shared.published);
+        let mut state = home.lock();
+        let rests = state.calm
             && state.generation == entry.record.generation
-            && state.idle.len() < self.settings.max_idle.get()
-            && !self.ledger().is_pressed();
-        if quiet {
-            state.idle.put(entry);
-            state.rests += u64::from(news);
-            self.publish(&state);
-            if !std::mem::replace(&mut state.tended, true) {
-                drop(state);
-                self.ledger().keeper.take_in(self.me.clone());
-            }
-            return;
+            && state.idle.len() < state.settings.max_idle
+            && entry.record.put_end(state.settings.max_uses).is_none()
+            && !entry.shared.ledger.is_pressed();
+        if !rests {
+            return Self::rest_otherwise(state, entry, news);
         }
-        self.rest_otherwise(state, entry, news);
+        let untended = (!state.tended).then(|| Arc::clone(&entry.shared));
+        state.put(entry, published, news);
+        drop(state);
+        if let Some(shared) = untended {
+            shared.ledger().keeper.take_in(shared.me.clone());
+        }
     }
 
     /// Out of the way of the usual case.
     #[cold]
     #[inline(never)]
-    fn rest_otherwise(&self, mut state: ShortMutexGuard<'_, State<C>>, entry: Box<Entry<C>>, news: bool) {
-        match self.hand_over_here(&mut state, entry) {
+    fn rest_otherwise(mut state: ShortMutexGuard<'_, State<C>>, entry: Box<Entry<C>>, news: bool) {
+        if let Some(ended) = entry.record.put_end(state.settings.max_uses) {
+            drop(state);
+            return entry.discard(ended.event());
+        }
+        match Self::hand_over_here(&mut state, entry) {
             Ok(waker) => {
                 drop(state);
                 waker.into_iter().for_each(Waker::wake);
             }
             Err(entry) => {
                 drop(state);
-                self.rest_or_serve(entry, news);
+                Self::rest_or_serve(entry, news);
             }
         }
     }
 
     /// Gives a connection to the oldest caller here who can use it, if that is for this address alone to decide and
     /// makes no difference to the books: nobody else wants its slot, and others stay in the queue.
-    fn hand_over_here(
-        &self,
-        state: &mut State<C>,
-        entry: Box<Entry<C>>,
-    ) -> Result<Option<Waker>, Box<Entry<C>>> {
-        let ours = !state.closed
-            && !state.crowded
-            && state.generation == entry.record.generation
-            && state.pace.is_at_first(&self.settings.dialing)
+    fn hand_over_here(state: &mut State<C>, entry: Box<Entry<C>>) -> Result<Option<Waker>, Box<Entry<C>>> {
+        let this = &*entry.shared;
+        let State { rare: Some(rare), settings, closed: false, crowded: false, generation, .. } = state
+        else {
+            return Err(entry);
+        };
+        let ours = *generation == entry.record.generation
+            && rare.pace.is_at_first(&settings.dialing)
             && !entry.is_gone()
-            && !self.ledger().is_pressed_by_others(&self.seating);
-        let waiter = match state.first_for(&entry).filter(|_| ours) {
-            Some(Next::Dialing(place)) => state.dialing.remove(place),
-            Some(Next::Queued(place)) if state.queued.len() > 1 => state.queued.remove(place),
+            && !this.ledger.is_pressed_by_others(&this.seating);
+        let waiter = match rare.first_for(&entry).filter(|_| ours) {
+            Some(Next::Dialing(place)) => rare.dialing.remove(place),
+            Some(Next::Queued(place)) if rare.queued.len() > 1 => rare.queued.remove(place),
             Some(Next::Queued(_)) | None => None,
         };
         let Some(waiter) = waiter else { return Err(entry) };
-        if entry.is_reused() {
-            self.tally.bump_locked(Event::Reused);
-        }
+        this.published.count_reuse(u64::from(entry.is_reused()));
         Ok(waiter.cell.grant(Grant::Conn(entry)))
     }
 
     #[cold]
-    fn rest_or_serve(&self, mut entry: Box<Entry<C>>, news: bool) {
-        if !self.bring_up_to_date(&mut entry) {
-            return self.discard(entry, Event::Retired);
+    fn rest_or_serve(mut entry: Box<Entry<C>>, news: bool) {
+        let this = Arc::clone(&entry.shared);
+        if !this.bring_up_to_date(&mut entry) {
+            return entry.discard(Event::Retired);
         }
         // Before the locks, so that a panic gives them back before the slot comes back.
         let mut entry = Some(entry);
         let mut displaced = None;
-        let mut fresh = false;
-        let (mut books, mut state) = self.both();
-        let fate = self.fate(&mut books, &mut state, &mut entry);
+        let mut untended = false;
+        let (mut books, mut state) = this.both();
+        let fate = this.fate(&mut books, &mut state, &mut entry);
         if let Fate::Rests | Fate::Displaces = fate {
             if let Fate::Displaces = fate {
                 displaced = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
             }
+            untended = !state.tended;
             if let Some(entry) = entry.take() {
-                state.idle.put(entry);
-                state.rests += u64::from(news);
+                state.put(entry, this.published, news);
             }
             if !std::mem::replace(&mut state.warm, true) {
-                books.heat(&self.seating);
+                books.heat(&this.seating);
             }
-            fresh = !std::mem::replace(&mut state.tended, true);
+            state.calm = state.queued() + state.dialing() == 0;
         }
         if let (Fate::Closes(event), Some(mut closing)) = (&fate, entry.take()) {
             if *event == Event::Evicted {
@@ -370,17 +536,17 @@ impl<C> Shared<C> {
             }
             displaced = Some((closing, *event));
         }
-        self.publish(&state);
+        this.publish(&state);
         drop(state);
-        self.ledger().settle(books);
-        if fresh {
-            self.ledger().keeper.take_in(self.me.clone());
+        this.ledger().settle(books);
+        if untended {
+            this.ledger().keeper.take_in(this.me.clone());
         }
         if let Fate::Served(Some(waker)) = fate {
             waker.wake();
         }
         if let Some((entry, event)) = displaced {
-            self.discard(entry, event);
+            entry.discard(event);
         }
     }
 
@@ -396,7 +562,7 @@ impl<C> Shared<C> {
         }
         let account = self.partition().account;
         let seat = self.seating.get();
-        state.crowded = seat.is_some_and(|seat| books.slots_of(seat) > self.settings.max_conns.get());
+        state.crowded = seat.is_some_and(|seat| books.slots_of(seat) > self.max_conns());
         if state.crowded {
             return Fate::Closes(Event::Retired);
         }
@@ -405,17 +571,18 @@ impl<C> Shared<C> {
         }
         if let Some(waiter) = self.next_for(books, state, back) {
             if back.is_reused() {
-                self.tally.bump_locked(Event::Reused);
-                state.pace.came_back(&self.settings.dialing);
+                self.published.count_reuse(1);
+                let (rare, limits) = state.rare_and_limits();
+                rare.pace.came_back(limits);
                 self.sync(books, state);
             }
             return Fate::Served(entry.take().and_then(|entry| waiter.cell.grant(Grant::Conn(entry))));
         }
-        if !state.queued.is_empty() {
+        if state.queued() > 0 {
             // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
             return Fate::Closes(Event::Retired);
         }
-        match self.settings.max_idle.get() {
+        match state.settings.max_idle {
             0 => Fate::Closes(Event::Retired),
             max if state.idle.len() >= max => Fate::Displaces,
             _ => Fate::Rests,
@@ -424,10 +591,11 @@ impl<C> Shared<C> {
 
     /// Takes the oldest caller out of the line who can use a connection.
     fn next_for(&self, books: &mut Books, state: &mut State<C>, entry: &Entry<C>) -> Option<Waiter<C>> {
-        match state.first_for(entry)? {
-            Next::Dialing(place) => state.dialing.remove(place),
+        let rare = state.rare();
+        match rare.first_for(entry)? {
+            Next::Dialing(place) => rare.dialing.remove(place),
             Next::Queued(place) => {
-                let waiter = state.queued.remove(place);
+                let waiter = rare.queued.remove(place);
                 if let Some(seat) = self.seating.get() {
                     books.had_turn(seat);
                 }
@@ -435,25 +603,6 @@ impl<C> Shared<C> {
                 waiter
             }
         }
-    }
-
-    /// Closes a connection that nobody gets. What its close panics with is nobody's here: caught and counted.
-    #[cold]
-    pub(crate) fn discard(&self, mut entry: Box<Entry<C>>, event: Event) {
-        self.count(event);
-        self.trace_close(&entry, event);
-        drop(entry.close_quietly(self));
-    }
-
-    fn trace_close(&self, entry: &Entry<C>, event: Event) {
-        tracing::debug!(
-            address = %self.address,
-            reason = ?event,
-            age = ?clock::now().since(entry.record.born),
-            idle = ?entry.record.idle_for(clock::now()),
-            uses = entry.record.uses,
-            "connection closed"
-        );
     }
 
     /// Slots that the address has, of whatever use.
@@ -469,7 +618,7 @@ impl<C> Shared<C> {
 
     /// Connections that rest here, at a glance.
     pub(crate) fn resting(&self) -> usize {
-        usize::from(Hint::unpack(self.hint.load(Ordering::Relaxed)).idle)
+        usize::from(self.published.read().0.idle)
     }
 
     pub(crate) fn stats(&self) -> ResourceStats {
@@ -477,13 +626,15 @@ impl<C> Shared<C> {
         let mut stats = ResourceStats::default();
         if let Some(seat) = self.seating.get() {
             let counts = books.counts_of(seat);
-            stats.idle = state.idle.len() + self.lent();
+            stats.idle = state.idle.len() + self.published.lent();
             stats.in_use = counts.get(Kind::Connected).saturating_sub(stats.idle);
             stats.dialing = counts.get(Kind::Dialing);
             stats.closing = counts.get(Kind::Closing);
         }
-        stats.waiting = state.dialing.len() + state.queued.len();
+        stats.waiting = state.dialing() + state.queued();
         stats.count(&self.tally);
+        stats.reused += self.published.reused.load(Ordering::Relaxed);
+        stats.waits += self.published.waits.load(Ordering::Relaxed);
         stats
     }
 
@@ -491,18 +642,22 @@ impl<C> Shared<C> {
         let counts = self.ledger().lock().counts(self.partition().account);
         let (address, elapsed) = (self.address.clone(), clock::now().since(since));
         tracing::debug!(%address, %phase, ?elapsed, %counts, timed_out, "get failed");
-        let retry_in = self.state.lock().pace.pause(clock::now());
+        let retry_in = self.state.lock().rare.as_ref().and_then(|rare| rare.pace.pause(clock::now()));
         Box::new(GetDetails { address, phase, elapsed, counts, timed_out, retry_in })
     }
 
     /// Whether fewer connections rest here, or are being dialled, than are to be kept.
     pub(crate) fn lacks_idle(&self) -> bool {
-        let stock = self.settings.min_idle.get().min(self.settings.max_idle.get());
-        if self.resting() >= stock {
-            return false; // the usual case, without a lock
-        }
         let (books, state) = self.both();
+        let stock = state.settings.min_idle.min(state.settings.max_idle);
+        let idle = state.idle.len() + self.published.lent();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
-        !state.closed && state.idle.len() + self.lent() + dials.saturating_sub(state.dialing.len()) < stock
+        !state.closed && idle + dials.saturating_sub(state.dialing()) < stock
+    }
+}
+
+impl<C> Drop for Shared<C> {
+    fn drop(&mut self) {
+        self.state.vacate();
     }
 }

@@ -1,6 +1,7 @@
 //! What ends at an address: connections that lead elsewhere or were told to close, settings that allow for fewer, the
 //! handles and the resource itself.
 
+use std::sync::Arc;
 use std::task::Waker;
 
 use tokio::runtime::Handle;
@@ -9,8 +10,9 @@ use tokio::task::AbortHandle;
 use super::{Aside, Failure, Grant, Shared, State, Waiter};
 use crate::conn::Entry;
 use crate::resource::attempt::Attempt;
+use crate::resource::settings::Settings;
 use crate::stats::Event;
-use crate::sync::ShortMutexGuard;
+use crate::sync::{Ordering, ShortMutexGuard};
 
 impl<C> Shared<C> {
     /// Closes what is idle now, and what is in use when it is put.
@@ -24,8 +26,8 @@ impl<C> Shared<C> {
     /// The last handle is gone.
     pub(crate) fn retire(&self) {
         let mut state = self.state.lock();
-        state.closed = true;
-        let dials = std::mem::take(&mut state.detached);
+        (state.closed, state.calm) = (true, false);
+        let dials = state.rare.as_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached));
         self.close_all(state);
         dials.iter().for_each(AbortHandle::abort);
     }
@@ -33,14 +35,15 @@ impl<C> Shared<C> {
     /// Closed for good: who waits is told, nothing rests any more.
     pub(crate) fn end(&self) {
         let (mut books, mut state) = self.both();
-        state.closed = true;
+        (state.closed, state.calm) = (true, false);
         // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
         let tells = |waiter: &Waiter<C>| waiter.cell.is_waiting();
-        let waiters = [state.queued.remove_all(tells), state.dialing.remove_all(tells)].concat();
+        let rare = state.rare();
+        let waiters = [rare.queued.remove_all(tells), rare.dialing.remove_all(tells)].concat();
+        let dials = std::mem::take(&mut rare.detached);
         let wakers: Vec<_> =
             waiters.iter().filter_map(|waiter| waiter.cell.grant(Grant::Failed(Failure::Closed))).collect();
         let idle = state.idle.take_all();
-        let dials = std::mem::take(&mut state.detached);
         self.publish(&state);
         self.sync(&mut books, &state);
         drop(state);
@@ -48,7 +51,7 @@ impl<C> Shared<C> {
         dials.iter().for_each(AbortHandle::abort);
         wakers.into_iter().for_each(Waker::wake);
         for entry in idle {
-            self.discard(entry, Event::Retired);
+            entry.discard(Event::Retired);
         }
     }
 
@@ -57,7 +60,7 @@ impl<C> Shared<C> {
         self.publish(&state);
         drop(state);
         for entry in idle {
-            self.discard(entry, Event::Retired);
+            entry.discard(Event::Retired);
         }
     }
 
@@ -78,11 +81,8 @@ impl<C> Shared<C> {
             idle
         };
         tracing::debug!(address = %self.address, idle = idle.len(), "does the address lead elsewhere?");
-        let mut aside = Aside { shared: self, entries: Vec::new() };
-        for entry in idle {
-            // Each goes back as it was put: what leads elsewhere is closed there.
-            aside.entries.push(entry);
-        }
+        // Each goes back as it was put: what leads elsewhere is closed there.
+        drop(Aside(idle.into()));
     }
 
     /// Asks the dialer about a connection that was dialled before the address moved. `false`: it leads elsewhere.
@@ -102,29 +102,33 @@ impl<C> Shared<C> {
         true
     }
 
-    /// Acts by settings that have changed.
-    pub(crate) fn settings_changed(&self) {
+    /// Changes settings, and acts by them.
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
         let (mut books, mut state) = self.both();
+        change(Arc::make_mut(&mut state.settings));
+        let Settings { max_conns, max_idle, .. } = *state.settings;
+        self.max_conns.store(max_conns, Ordering::Relaxed);
         let mut surplus = Vec::new();
-        while state.idle.len() > self.settings.max_idle.get() {
+        while state.idle.len() > max_idle {
             surplus.extend(state.idle.take_oldest());
         }
         let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat)) - surplus.len();
-        for _ in self.settings.max_conns.get()..slots {
+        for _ in max_conns..slots {
             surplus.extend(state.idle.take_oldest());
         }
         self.publish(&state);
         self.sync(&mut books, &state);
         let rests = state.idle.len() > 0;
         state.tended |= rests;
-        (state.warm, state.crowded) = (false, true); // the next put looks at all of them
+        // The next put looks at all of them.
+        (state.warm, state.calm, state.crowded) = (false, false, true);
         drop(state);
         self.ledger().settle(books);
         if rests {
             self.ledger().keeper.take_in(self.me.clone());
         }
         for entry in surplus {
-            self.discard(entry, Event::Retired);
+            entry.discard(Event::Retired);
         }
     }
 
@@ -132,9 +136,10 @@ impl<C> Shared<C> {
     pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
         let dial = runtime.spawn(dial).abort_handle();
         let mut state = self.state.lock();
-        state.detached.retain(|dial| !dial.is_finished());
         if !state.closed {
-            return state.detached.push(dial);
+            let detached = &mut state.rare().detached;
+            detached.retain(|dial| !dial.is_finished());
+            return detached.push(dial);
         }
         drop(state);
         dial.abort();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-use super::{Failure, Grant, Shared, State, Waiter};
+use super::{Failure, Grant, Rare, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::{Kind, Slot};
@@ -60,22 +60,23 @@ impl<C> Shared<C> {
     ) -> Left<C> {
         let (mut books, mut state) = self.both();
         let seat = self.seating.get();
-        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.settings.max_conns.get());
-        let phase = if place.is_some_and(|place| state.queued.remove(place).is_some()) {
+        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.max_conns());
+        let phase = if place.is_some_and(|place| state.rare().queued.remove(place).is_some()) {
             self.sync(&mut books, &state);
-            match state.pace.pause(clock::now()) {
+            match state.rare().pace.pause(clock::now()) {
                 _ if busy => Phase::WaitingForAddress,
                 Some(_) => Phase::BackingOff,
                 None if self.waits_to_dial(&books) => Phase::WaitingToDial,
                 None => Phase::WaitingForSlot,
             }
         } else {
-            place.and_then(|place| state.dialing.remove(place));
+            place.and_then(|place| state.rare().dialing.remove(place));
             Phase::Dialing
         };
         let like = |waiter: &Waiter<C>| waiter.runtime == runtime;
-        let keep_dial = state.queued.iter().any(|(_, waiter)| like(waiter))
-            || state.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter));
+        let rare = state.rare();
+        let keep_dial = rare.queued.iter().any(|(_, waiter)| like(waiter))
+            || rare.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter));
         drop(state);
         self.ledger().settle(books);
         // Nobody grants to a cell that is in no line.
@@ -85,7 +86,7 @@ impl<C> Shared<C> {
     /// Passes on what was granted to a caller that left.
     pub(crate) fn pass_on(&self, grant: Grant<C>) {
         match grant {
-            Grant::Conn(entry) => self.rest(entry, true),
+            Grant::Conn(entry) => Self::rest(entry, true),
             Grant::Slot(slot) => drop(slot),
             Grant::Failed(_) => {}
         }
@@ -94,7 +95,8 @@ impl<C> Shared<C> {
     /// Whether a caller waits for a slot or for its address, and not for a dial.
     pub(crate) fn is_queued(&self, place: Option<Place>) -> bool {
         let state = self.state.lock();
-        place.is_some_and(|place| state.queued.contains(place))
+        let queued = state.rare.as_ref().map(|rare| &rare.queued);
+        place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -103,11 +105,11 @@ impl<C> Shared<C> {
 
     /// Why the address pauses.
     pub(crate) fn failure(&self) -> DialError {
-        self.state.lock().failure()
+        self.state.lock().rare().failure()
     }
 
     pub(crate) fn last_error(&self) -> Option<DialError> {
-        self.state.lock().last_error.clone()
+        self.state.lock().last_error()
     }
 
     /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
@@ -115,18 +117,19 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.state.lock();
-        let former = state.last_error.take();
+        let former = state.rare().last_error.take();
         let waiter = if state.closed { None } else { self.next_for(&mut books, &mut state, &entry) };
         let (waker, left) = match waiter {
             Some(waiter) => (waiter.cell.grant(Grant::Conn(entry)), None),
             None => (None, Some(entry)),
         };
-        if let Some(waiter) = initiator.and_then(|place| state.dialing.get_mut(place)) {
+        let (rare, limits) = state.rare_and_limits();
+        if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
             waiter.orphaned = true;
         }
-        state.dial_ended = true;
-        state.pace.succeeded(&self.settings.dialing, left.is_none());
-        state.requeue_stranded(self.dials(&books));
+        rare.dial_ended = true;
+        rare.pace.succeeded(limits, left.is_none());
+        rare.requeue_stranded(self.dials(&books));
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
@@ -135,7 +138,7 @@ impl<C> Shared<C> {
         }
         drop(former); // an error is the dialer's: not under a lock (I3)
         if let Some(entry) = left {
-            self.rest(entry, true);
+            Self::rest(entry, true);
         }
     }
 
@@ -151,40 +154,41 @@ impl<C> Shared<C> {
     ) {
         self.count(Event::DialFailure);
         let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
-        // Without pauses there is nothing to wait for.
-        let pauses = !self.settings.dialing.pause.is_zero();
-        let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.patient;
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
         let mut state = self.state.lock();
+        let (rare, limits) = state.rare_and_limits();
+        // Without pauses there is nothing to wait for.
+        let pauses = !limits.pause.is_zero();
+        let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.patient;
         let former = match &failure {
-            Failure::Error(error) => state.last_error.replace(error.clone()),
+            Failure::Error(error) => rare.last_error.replace(error.clone()),
             Failure::Timeout | Failure::Paused(_) | Failure::Closed => None,
         };
-        state.dial_ended = true;
-        state.pace.failed(&self.settings.dialing, permanent, clock::now(), random);
+        rare.dial_ended = true;
+        rare.pace.failed(limits, permanent, clock::now(), random);
         let dials = self.dials(&books);
-        let mut waiter = initiator.and_then(|place| Some((place, state.dialing.remove(place)?)));
+        let mut waiter = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
         if waiter.is_none() {
-            waiter = state.take_stranded(dials);
+            waiter = rare.take_stranded(dials);
         }
         if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !tells(waiter)) {
-            state.queued.insert(place, Waiter { orphaned: false, ..waiter });
+            rare.queued.insert(place, Waiter { orphaned: false, ..waiter });
         } else if waiter.is_none() {
-            waiter = state.queued.remove_first(tells);
+            waiter = rare.queued.remove_first(tells);
         }
         let mut wakers = Vec::new();
         if let Some((_, waiter)) = waiter {
             wakers.extend(waiter.cell.grant(Grant::Failed(failure)));
         }
-        if state.pace.pause_end().is_some() && !self.has_connections(&books) {
-            let error = state.failure();
-            for waiter in state.queued.remove_all(tells) {
+        let pauses = rare.pace.pause_end().is_some();
+        if pauses && !self.has_connections(&books) {
+            let error = rare.failure();
+            for waiter in rare.queued.remove_all(tells) {
                 wakers.extend(waiter.cell.grant(Grant::Failed(Failure::Paused(error.clone()))));
             }
         }
         self.sync(&mut books, &state);
-        let pauses = state.pace.pause_end().is_some();
         drop(state);
         self.ledger().settle(books);
         wakers.into_iter().for_each(Waker::wake);
@@ -200,13 +204,14 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
         let mut state = self.state.lock();
-        let former = state.last_error.replace(error);
-        if let Some((place, waiter)) = initiator.and_then(|place| Some((place, state.dialing.remove(place)?)))
+        let rare = state.rare();
+        let former = rare.last_error.replace(error);
+        if let Some((place, waiter)) = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)))
         {
-            state.queued.insert(place, waiter);
+            rare.queued.insert(place, waiter);
             self.sync(&mut books, &state);
         }
-        state.requeue_stranded(self.dials(&books));
+        state.rare().requeue_stranded(self.dials(&books));
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
@@ -220,18 +225,20 @@ impl<C> Shared<C> {
             return None; // the usual case, without a lock
         }
         let mut state = self.state.lock();
-        let end = state.pace.pause_end().filter(|_| !state.probe_awaited && !state.queued.is_empty())?;
-        state.probe_awaited = true;
+        let rare = state.rare();
+        let end = rare.pace.pause_end().filter(|_| !rare.probe_awaited && !rare.queued.is_empty())?;
+        rare.probe_awaited = true;
         Some(end)
     }
 
     /// Whether somebody has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
     pub(crate) fn await_haste(&self, runtime: runtime::Id) -> bool {
         let mut state = self.state.lock();
-        if state.hastened_on.is_some() || state.queued.is_empty() {
+        let rare = state.rare();
+        if rare.hastened_on.is_some() || rare.queued.is_empty() {
             return false;
         }
-        state.hastened_on = Some(runtime);
+        rare.hastened_on = Some(runtime);
         true
     }
 
@@ -239,8 +246,9 @@ impl<C> Shared<C> {
     pub(crate) fn haste_ended(&self) {
         let wakers: Vec<_> = {
             let mut state = self.state.lock();
-            state.hastened_on = None;
-            state.queued.iter().filter_map(|(_, waiter)| waiter.cell.take_waker()).collect()
+            let rare = state.rare();
+            rare.hastened_on = None;
+            rare.queued.iter().filter_map(|(_, waiter)| waiter.cell.take_waker()).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -249,18 +257,19 @@ impl<C> Shared<C> {
     /// of them. Wakes those whose patience ends within `soon`. `false`: nobody queues.
     pub(crate) fn hasten(&self, soon: Duration) -> bool {
         let (mut books, mut state) = self.both();
-        if state.queued.is_empty() {
-            state.hastened_on = None;
+        let (rare, limits) = state.rare_and_limits();
+        if rare.queued.is_empty() {
+            rare.hastened_on = None;
             return false;
         }
         let now = clock::now();
         let wakes = |waiter: &Waiter<C>| waiter.woken_before.is_some_and(|end| end.since(now) <= soon);
-        let waiters = state.queued.iter().filter(|(_, waiter)| wakes(waiter));
+        let waiters = rare.queued.iter().filter(|(_, waiter)| wakes(waiter));
         let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect();
         let dials = self.dials(&books);
-        let stalled = !std::mem::take(&mut state.dial_ended);
-        if stalled && dials > 0 && dials >= state.pace.allowed(&self.settings.dialing) {
-            state.pace.urge(2 * dials - 1);
+        let stalled = !std::mem::take(&mut rare.dial_ended);
+        if stalled && dials > 0 && dials >= rare.pace.allowed(limits) {
+            rare.pace.urge(2 * dials - 1);
             self.sync(&mut books, &state);
         }
         drop(state);
@@ -272,8 +281,9 @@ impl<C> Shared<C> {
     /// Lets one dial probe the address, if its pause ends at `end` or before; whoever waited to say so is gone.
     pub(crate) fn probe(&self, end: Tick) {
         let (mut books, mut state) = self.both();
-        state.probe_awaited = false;
-        state.pace.probe(end);
+        let rare = state.rare();
+        rare.probe_awaited = false;
+        rare.pace.probe(end);
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
@@ -299,14 +309,14 @@ impl<C> Shared<C> {
 
     /// Tells the books how many queue here, and how many may dial.
     pub(super) fn sync(&self, books: &mut Books, state: &State<C>) {
-        self.may_dial.store(state.pace.allowed(&self.settings.dialing), Ordering::Relaxed);
+        self.may_dial.store(state.may_dial(), Ordering::Relaxed);
         if let Some(seat) = self.seating.get() {
-            books.sync(seat, state.queued.len());
+            books.sync(seat, state.queued());
         }
     }
 }
 
-impl<C> State<C> {
+impl<C> Rare<C> {
     fn next_place(&mut self) -> Place {
         self.last_place += 1;
         self.last_place
@@ -341,26 +351,27 @@ impl<C> State<C> {
 impl<C: Send + 'static> Shared<C> {
     /// Gets in line behind others, if all that can be done for them has been done: then there is nothing to be done for
     /// this one either, and the books need not know of it.
-    pub(crate) fn enqueue_behind(&self, waiter: Waiter<C>, rests: u64) -> Option<Place> {
+    pub(crate) fn enqueue_behind(&self, waiter: Waiter<C>, rests: u32) -> Option<Place> {
         let mut state = self.state.lock();
-        let behind = !state.queued.is_empty()
-            && !state.closed
-            && state.rests == rests
-            && state.hastened_on.is_some()
-            && state.hastened_on == waiter.runtime
-            && state.pace.is_well()
+        let State { rare: Some(rare), closed: false, rests: now, .. } = &mut *state else { return None };
+        let behind = !rare.queued.is_empty()
+            && *now == rests
+            && rare.hastened_on.is_some()
+            && rare.hastened_on == waiter.runtime
+            && rare.pace.is_well()
             && !waiter.fresh
             && !waiter.immediate
             && !self.ledger().is_unsettled();
         behind.then(|| {
-            let place = state.next_place();
-            state.queued.insert(place, waiter);
+            let place = rare.next_place();
+            rare.queued.insert(place, waiter);
+            self.published.count_wait();
             place
         })
     }
 
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
-    pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u64) -> Queued {
+    pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u32) -> Queued {
         let (mut books, mut state) = self.both();
         if state.closed || books.is_closed(self.partition().account) {
             return Queued::Closed(brought);
@@ -372,40 +383,41 @@ impl<C: Send + 'static> Shared<C> {
             return Queued::Never;
         }
         let now = clock::now();
-        state.pace.probe(now);
-        if state.pace.pause(now).is_some() && !waiter.patient && !self.has_connections(&books) {
-            let first =
-                state.pace.pause_end().is_none() && state.queued.is_empty() && self.dials(&books) == 0;
+        let (rare, limits) = state.rare_and_limits();
+        rare.pace.probe(now);
+        if rare.pace.pause(now).is_some() && !waiter.patient && !self.has_connections(&books) {
+            let first = rare.pace.pause_end().is_none() && rare.queued.is_empty() && self.dials(&books) == 0;
             if !first {
-                return Queued::Paused(state.failure(), brought);
+                return Queued::Paused(rare.failure(), brought);
             }
         }
         let seat = books.be_seated(self);
-        if state.queued.is_empty() && state.dialing.is_empty() {
-            state.pace.begin(&self.settings.dialing);
+        if rare.queued.is_empty() && rare.dialing.is_empty() {
+            rare.pace.begin(limits);
         }
         if waiter.immediate {
-            state.pace.urge(books.dials_of(seat));
+            rare.pace.urge(books.dials_of(seat));
         }
-        self.may_dial.store(state.pace.allowed(&self.settings.dialing), Ordering::Relaxed);
-        let place = state.next_place();
+        let (place, may_dial) = (rare.next_place(), rare.pace.allowed(limits));
+        self.may_dial.store(may_dial, Ordering::Relaxed);
+        state.calm = false;
         // One that wants none of the idle ones needs their room if the address has no other.
-        let surplus = match waiter.fresh && books.slots_of(seat) >= self.settings.max_conns.get() {
+        let surplus = match waiter.fresh && books.slots_of(seat) >= self.max_conns() {
             true => state.idle.take_oldest(),
             false => None,
         };
         self.publish(&state);
         let brought = match brought {
-            Some(slot) if self.may_dial_with(&books, seat, &slot) => Brought::Dials(slot),
+            Some(slot) if self.may_dial_with(&books, &state, seat, &slot) => Brought::Dials(slot),
             // It waits as any other; the slot is not kept from the others meanwhile.
             Some(slot) => Brought::GoesBack(slot),
             None => Brought::Nothing,
         };
         match &brought {
-            Brought::Dials(_) => state.dialing.insert(place, waiter),
+            Brought::Dials(_) => state.rare().dialing.insert(place, waiter),
             Brought::GoesBack(_) | Brought::Nothing => {
-                state.queued.insert(place, waiter);
-                books.sync(seat, state.queued.len());
+                state.rare().queued.insert(place, waiter);
+                books.sync(seat, state.queued());
             }
         }
         drop(state); // the slot may leave another address, whose lock that takes
@@ -426,17 +438,17 @@ impl<C: Send + 'static> Shared<C> {
             }
         };
         if let Some(entry) = surplus {
-            self.discard(entry, Event::Retired);
+            entry.discard(Event::Retired);
         }
         Queued::At(place, slot)
     }
 
-    fn may_dial_with(&self, books: &Books, seat: SeatId, slot: &Slot) -> bool {
-        let another = books.slots_of(seat) < self.settings.max_conns.get() || slot.sits_at(seat);
+    fn may_dial_with(&self, books: &Books, state: &State<C>, seat: SeatId, slot: &Slot) -> bool {
+        let another = books.slots_of(seat) < self.max_conns() || slot.sits_at(seat);
         let well = self.may_dial.load(Ordering::Relaxed) > 0;
         another
             && well
-            && books.dials_of(seat) < self.settings.dialing.most
+            && books.dials_of(seat) < state.settings.dialing.most
             && books.dial_room(self.partition().account) > 0
     }
 
@@ -453,7 +465,7 @@ impl<C: Send + 'static> Shared<C> {
         }
         let (slots, dials) =
             self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
-        if slots >= self.settings.max_conns.get() || dials >= self.may_dial.load(Ordering::Relaxed) {
+        if slots >= self.max_conns() || dials >= self.may_dial.load(Ordering::Relaxed) {
             return None;
         }
         let seat = books.be_seated(self);

@@ -5,13 +5,12 @@ use std::task::Waker;
 
 use tokio::task;
 
-use super::{Grant, Shared};
+use super::{Grant, Published, Shared};
 use crate::address::Address;
 use crate::budget::ledger::{Member, Partition, Seating, Victim};
 use crate::budget::slot::Slot;
 use crate::budget::victim::Hint;
 use crate::clock::Tick;
-use crate::conn::Closing;
 use crate::error::DialError;
 use crate::stats::Event;
 use crate::sync::Ordering;
@@ -22,8 +21,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn hint(&self) -> (Hint, u32) {
-        let hint = Hint::unpack(self.hint.load(Ordering::Relaxed));
-        (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
+        self.published.read()
     }
 
     /// What is taken off the freelist here can be given out by nobody (I4).
@@ -31,32 +29,37 @@ impl<C: Send + 'static> Member for Shared<C> {
         let mut state = self.state.lock();
         let entry = state.idle.take_oldest();
         state.warm = entry.is_some();
+        state.calm &= state.warm;
         self.publish(&state);
         drop(state);
-        entry.map(|entry| Box::new(Closing { shared: self, entry }) as Box<dyn Victim>)
+        entry.map(|entry| entry as Box<dyn Victim>)
     }
 
     fn serve(&self, slot: Slot) -> Result<(Option<Waker>, usize), Slot> {
         let mut state = self.state.lock();
-        let Some((place, waiter)) = state.queued.pop_front() else { return Err(slot) };
-        state.dialing.insert(place, waiter.clone());
-        Ok((waiter.cell.grant(Grant::Slot(slot)), state.queued.len()))
+        let rare = state.rare();
+        let Some((place, waiter)) = rare.queued.pop_front() else { return Err(slot) };
+        rare.dialing.insert(place, waiter.clone());
+        Ok((waiter.cell.grant(Grant::Slot(slot)), rare.queued.len()))
     }
 
     fn queued(&self) -> usize {
-        self.state.lock().queued.len()
+        self.state.lock().queued()
     }
 
     fn dial_ended(&self, dials: usize) -> Option<usize> {
         let mut state = self.state.lock();
-        state.requeue_stranded(dials).then(|| state.queued.len())
+        let rare = state.rare();
+        rare.requeue_stranded(dials).then(|| rare.queued.len())
     }
 
     fn cooled(&self) {
-        self.state.lock().warm = false;
-        let unreported = self.unreported_reuse();
-        self.reported.store(self.tally.read(Event::Reused), Ordering::Relaxed);
-        self.partition().count(Event::Reused, unreported);
+        let spent = self.state.lock().cool();
+        for ((event, unreported), reported) in self.unreported().into_iter().zip(&self.reported) {
+            reported.fetch_add(unreported, Ordering::Relaxed);
+            self.partition().count(event, unreported);
+        }
+        drop(spent);
     }
 
     fn partition(&self) -> &Arc<Partition> {
@@ -64,7 +67,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn max_conns(&self) -> usize {
-        self.settings.max_conns.get()
+        self.max_conns()
     }
 
     fn may_dial(&self) -> usize {
@@ -72,7 +75,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn coming(&self) -> usize {
-        self.lent()
+        self.published.lent()
     }
 
     fn address(&self) -> &Address {
@@ -81,7 +84,7 @@ impl<C: Send + 'static> Member for Shared<C> {
 
     fn waits(&self) -> Vec<(Tick, Option<task::Id>)> {
         let state = self.state.lock();
-        let lines = state.queued.iter().chain(state.dialing.iter());
+        let lines = state.rare.iter().flat_map(|rare| rare.queued.iter().chain(rare.dialing.iter()));
         lines.map(|(_, waiter)| (waiter.cell.since, waiter.cell.task)).collect()
     }
 
@@ -93,7 +96,13 @@ impl<C: Send + 'static> Member for Shared<C> {
         self.end();
     }
 
-    fn unreported_reuse(&self) -> u64 {
-        self.tally.read(Event::Reused).saturating_sub(self.reported.load(Ordering::Relaxed))
+    fn unreported(&self) -> [(Event, u64); 2] {
+        let Published { reused, waits, .. } = self.published;
+        let [reused_before, waits_before] = &self.reported;
+        [(Event::Reused, reused, reused_before), (Event::Wait, waits, waits_before)].map(
+            |(event, now, before)| {
+                (event, now.load(Ordering::Relaxed).saturating_sub(before.load(Ordering::Relaxed)))
+            },
+        )
     }
 }

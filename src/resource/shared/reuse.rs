@@ -1,16 +1,16 @@
 //! Idle connections given out: the newest that is fit. Those that are not are closed on the way, or set aside where
 //! somebody else may take them.
 
-use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
-use super::Shared;
+use super::{Shared, State};
 use crate::budget::Site;
 use crate::budget::slot::{Lease, Slot};
 use crate::clock::{self, Tick};
 use crate::conn::{Conn, Entry};
 use crate::dial::{CheckContext, Fitness};
-use crate::resource::freelist::Ended;
+use crate::resource::settings::{Settings, Span};
 use crate::runtime::Whereabouts;
 use crate::stats::Event;
 
@@ -23,90 +23,113 @@ enum Verdict {
 }
 
 /// Idle connections that were passed over; they go back whatever happens.
-pub(super) struct Aside<'a, C> {
-    pub(super) shared: &'a Shared<C>,
-    pub(super) entries: Vec<Box<Entry<C>>>,
+pub(super) struct Aside<C>(pub(super) Vec<Box<Entry<C>>>);
+
+impl<C> Drop for Aside<C> {
+    fn drop(&mut self) {
+        for entry in self.0.drain(..) {
+            Shared::rest(entry, false);
+        }
+    }
 }
 
-impl<C> Drop for Aside<'_, C> {
-    fn drop(&mut self) {
-        for entry in self.entries.drain(..) {
-            self.shared.rest(entry, false);
-        }
+/// An idle connection that was taken, and by what it is judged.
+struct Taken<C> {
+    entry: Box<Entry<C>>,
+    idle_timeout: Span,
+    tick: Span,
+    /// There is a stock to be kept, and it may be short of one now.
+    stocks: bool,
+}
+
+/// Nothing was idle.
+#[derive(Clone, Copy)]
+pub(crate) struct Missed {
+    pub(crate) now: Tick,
+    /// As of this many rests.
+    pub(crate) rests: u32,
+    pub(crate) others_queue: bool,
+    pub(crate) wait_timeout: Option<Duration>,
+}
+
+impl Missed {
+    fn of<C>(state: &State<C>, now: Tick) -> Self {
+        let wait_timeout = state.settings.wait_timeout;
+        Self { now, rests: state.rests, others_queue: state.queued() > 0, wait_timeout }
     }
 }
 
 impl<C> Shared<C> {
-    /// The newest idle connection that is fit, and closes those it finds unfit. `Err`: none, as of this many
-    /// rests.
+    /// The newest idle connection that is fit, and whether there is a stock to look after. Closes those it finds unfit.
+    ///
+    /// `again`: it was asked for a moment ago.
     #[inline]
     pub(crate) fn take_idle(
-        self: &Arc<Self>,
-        seen: Option<u64>,
+        &self,
+        again: bool,
         waker: Option<&Waker>,
         site: Site,
-    ) -> Result<Conn<C>, u64> {
+    ) -> Result<(Conn<C>, bool), Missed> {
         let now = clock::now();
-        let (mut entry, stock) = self.take_newest(now, seen.is_none())?;
-        match self.judge(&mut entry, stock, now, waker) {
-            Verdict::Give => Ok(Conn::new(Arc::clone(self), entry, site)),
-            unfit => self.take_another(entry, unfit, now, site),
+        let mut taken = self.take_newest(now, !again)?;
+        match Self::judge(&mut taken, now, waker) {
+            Verdict::Give => Ok((Conn::new(taken.entry, site), taken.stocks)),
+            unfit => self.take_another(taken, unfit, now, site),
         }
     }
 
-    /// And whether it is of those to be kept in stock.
     #[inline]
-    fn take_newest(&self, now: Tick, touch: bool) -> Result<(Box<Entry<C>>, bool), u64> {
+    fn take_newest(&self, now: Tick, touch: bool) -> Result<Taken<C>, Missed> {
         let mut state = self.state.lock();
         if touch {
             state.history.touch(now.millis());
         }
         let entry = state.idle.take_newest();
-        self.publish(&state);
-        let entry = entry.ok_or(state.rests)?;
-        self.tally.bump_locked(Event::Reused);
-        Ok((entry, state.idle.len() < self.settings.min_idle.get()))
+        state.publish(self.published);
+        let entry = entry.ok_or_else(|| Missed::of(&state, now))?;
+        self.published.count_reuse(1);
+        let Settings { min_idle, idle_timeout, tick, .. } = *state.settings;
+        // Those of the stock may rest for as long as they live.
+        let idle_timeout = if state.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
+        Ok(Taken { entry, idle_timeout, tick, stocks: min_idle > 0 })
     }
 
     /// Goes on where the newest one was unfit.
     #[cold]
     fn take_another(
-        self: &Arc<Self>,
-        mut entry: Box<Entry<C>>,
+        &self,
+        mut taken: Taken<C>,
         mut verdict: Verdict,
         now: Tick,
         site: Site,
-    ) -> Result<Conn<C>, u64> {
-        let mut aside = Aside { shared: self, entries: Vec::new() };
+    ) -> Result<(Conn<C>, bool), Missed> {
+        let mut aside = Aside(Vec::new());
         loop {
             if let Verdict::Give = verdict {
-                return Ok(Conn::new(Arc::clone(self), entry, site));
+                return Ok((Conn::new(taken.entry, site), taken.stocks));
             }
             {
                 let _state = self.state.lock();
-                self.tally.unbump_locked(Event::Reused);
+                self.published.count_reuse(u64::MAX); // one less
             }
             match verdict {
-                Verdict::Discard(event) => self.discard(entry, event),
-                Verdict::Give | Verdict::SetAside => aside.entries.push(entry),
+                Verdict::Discard(event) => taken.entry.discard(event),
+                Verdict::Give | Verdict::SetAside => aside.0.push(taken.entry),
             }
-            let stock;
-            (entry, stock) = self.take_newest(now, false)?;
-            verdict = self.judge(&mut entry, stock, now, None);
+            taken = self.take_newest(now, false)?;
+            verdict = Self::judge(&mut taken, now, None);
         }
     }
 
     /// Whether an idle connection can be given out here and now.
     #[inline]
-    fn judge(&self, entry: &mut Entry<C>, stock: bool, now: Tick, waker: Option<&Waker>) -> Verdict {
+    fn judge(taken: &mut Taken<C>, now: Tick, waker: Option<&Waker>) -> Verdict {
+        let Taken { entry, idle_timeout, tick, .. } = taken;
         if entry.is_gone() {
             return Verdict::Discard(Event::Stale);
         }
-        match entry.record.idle_end(now, self.settings.idle_timeout.nanos()) {
-            None => {}
-            Some(Ended::Idle) if stock => {}
-            Some(Ended::Idle | Ended::Lifetime) => return Verdict::Discard(Event::Expired),
-            Some(Ended::Uses) => return Verdict::Discard(Event::Retired),
+        if let Some(ended) = entry.record.idle_end(now, idle_timeout.nanos()) {
+            return Verdict::Discard(ended.event());
         }
         if let Some(runtime) = entry.runtime {
             match crate::runtime::whereabouts(runtime, waker) {
@@ -116,7 +139,7 @@ impl<C> Shared<C> {
                 Whereabouts::Nowhere => return Verdict::SetAside,
             }
         }
-        match self.check(entry, now) {
+        match Self::check(entry, now, *tick) {
             Fitness::Fit => Verdict::Give,
             Fitness::Busy => Verdict::SetAside,
             Fitness::Closed => Verdict::Discard(Event::Stale),
@@ -125,22 +148,26 @@ impl<C> Shared<C> {
         }
     }
 
-    pub(super) fn check(&self, entry: &mut Entry<C>, now: Tick) -> Fitness {
-        let cx = CheckContext::new(now.nanos_since(entry.record.rested), self.settings.tick_ns);
-        entry.conn.as_mut().map_or(Fitness::Broken, |conn| self.dialer.check(conn, &cx))
+    #[inline]
+    fn check(entry: &mut Entry<C>, now: Tick, tick: Span) -> Fitness {
+        let cx = CheckContext::new(now.nanos_since(entry.record.rested), tick.nanos());
+        entry.conn.as_mut().map_or(Fitness::Broken, |conn| entry.shared.dialer.check(conn, &cx))
     }
 
     /// What to do with a connection that was handed over: give it out, or close it and keep its slot.
-    pub(crate) fn judge_handed(&self, mut entry: Box<Entry<C>>) -> Result<Box<Entry<C>>, Option<Slot>> {
-        let event = match self.check(&mut entry, clock::now()) {
+    pub(crate) fn judge_handed(mut entry: Box<Entry<C>>) -> Result<Box<Entry<C>>, Option<Slot>> {
+        if !entry.is_reused() {
+            return Ok(entry);
+        }
+        let event = match Self::check(&mut entry, clock::now(), Span::new(clock::resolution())) {
             Fitness::Fit => return Ok(entry),
             Fitness::Busy => Event::Retired,
             Fitness::Closed => Event::Stale,
             Fitness::Dirty => Event::Dirty,
             Fitness::Broken => Event::Broken,
         };
-        self.count(event);
-        self.trace_close(&entry, event);
-        Err(entry.close_quietly(self).and_then(Lease::into_slot))
+        entry.shared.count(event);
+        entry.trace_close(event);
+        Err(entry.close_quietly().and_then(Lease::into_slot))
     }
 }

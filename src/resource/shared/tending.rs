@@ -28,11 +28,11 @@ impl<C> Shared<C> {
                     if entry.watch().is_some_and(Watch::has_rung) {
                         entry.concerns_nobody();
                     }
-                    self.rest(entry, true); // news to whoever looked for it meanwhile
+                    Self::rest(entry, true); // news to whoever looked for it meanwhile
                 }
                 Some(event) => {
                     closed = true;
-                    self.discard(entry, event);
+                    entry.discard(event);
                 }
             }
             // Afterwards: who waits for it must not be told to dial while it comes back.
@@ -90,25 +90,20 @@ impl<C> Drop for Lent<'_, C> {
 }
 
 impl<C> Shared<C> {
-    /// How many idle connections the keeper looks at just now.
-    pub(super) fn lent(&self) -> usize {
-        self.lent.load(Ordering::Relaxed)
-    }
-
     /// Takes some of the idle ones out, to be looked at.
     fn lend(&self, of: impl Fn(&Entry<C>) -> bool) -> Vec<Box<Entry<C>>> {
         let mut state = self.state.lock();
         let lent = state.idle.take_where(BATCH, |entry| of(entry));
-        self.lent.fetch_add(lent.len(), Ordering::Relaxed);
+        self.published.lent.fetch_add(lent.len(), Ordering::Relaxed);
         lent
     }
 
     fn give_back(&self, number: usize) {
         let nobody_waits = {
             let state = self.state.lock();
-            self.lent.fetch_sub(number, Ordering::Relaxed);
+            self.published.lent.fetch_sub(number, Ordering::Relaxed);
             self.publish(&state);
-            state.queued.is_empty()
+            state.queued() == 0
         };
         if !nobody_waits {
             let (mut books, state) = self.both();
@@ -121,21 +116,22 @@ impl<C> Shared<C> {
 
 impl<C: Send + 'static> Tended for Shared<C> {
     fn tend(&self, keeper: &Arc<Keeper>, now: Tick) -> Findings {
-        let (idle_timeout, stock) = (self.settings.idle_timeout.or_for_ever(), self.settings.min_idle.get());
+        let settings = self.settings();
+        let (idle_timeout, stock, tick) =
+            (settings.idle_timeout.duration(), settings.min_idle, settings.tick.duration());
         let (ended, bell) = {
             let mut state = self.state.lock();
             state.tended = true;
             let ended = state.idle.take_ended(now, idle_timeout, stock);
             self.publish(&state);
-            let bell = state.bell.get_or_insert_with(|| Bell::new(self.me.clone(), keeper));
+            let bell = state.rare().bell.get_or_insert_with(|| Bell::new(self.me.clone(), keeper));
             (ended, Arc::clone(bell))
         };
         let mut closed = !ended.is_empty();
         for entry in ended {
-            self.discard(entry, Event::Expired);
+            entry.discard(Event::Expired);
         }
-        let unwatched =
-            |entry: &Entry<C>| entry.watch().is_none() && entry.record.idle_for(now) > self.settings.tick;
+        let unwatched = |entry: &Entry<C>| entry.watch().is_none() && entry.record.idle_for(now) > tick;
         // Each once: one that rings while it is looked at is not watched, and left to the next round.
         let mut left = self.state.lock().idle.count(|entry| unwatched(entry));
         while left > 0 {
@@ -157,13 +153,15 @@ impl<C: Send + 'static> Tended for Shared<C> {
         state.tended = fresh;
         let end = state.idle.next_end(idle_timeout, stock);
         // The keeper comes back at the earliest it was told of; later ones it learns then.
-        let due = end.filter(|end| state.due.is_none_or(|due| due <= now || *end < due));
-        state.due = due.or(state.due);
+        let known = &mut state.rare().due;
+        let due = end.filter(|end| known.is_none_or(|due| due <= now || *end < due));
+        *known = due.or(*known);
         Findings { fresh, due }
     }
 
     fn answer(&self) {
-        let Some(bell) = self.state.lock().bell.clone() else { return };
+        let bell = self.state.lock().rare.as_ref().and_then(|rare| rare.bell.clone());
+        let Some(bell) = bell else { return };
         bell.answer();
         let mut closed = false;
         loop {

@@ -1,0 +1,98 @@
+//! Where the state of an address is: at a place that stays when the address goes, and is then another's. Knows neither
+//! what the state is nor who asks for it.
+//!
+//! Each connection has a share in its address, and a put moves the connection, and that share with it, under the
+//! address's lock. No guard could borrow from what moves under it: so the lock is at a place that needs no share. Else
+//! each get would have to make one and each put drop one, which was a fourth of a warm pair's time.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
+
+use super::shared::{Published, State};
+use crate::sync::{ShortMutex, ShortMutexGuard};
+
+/// Where the state of one address is, by a reference that holds nothing alive. Has no bounds on `C`, nor so have the types
+/// of connections and handles: what the place is has been forgotten, and is remembered by what locks it.
+pub(crate) struct Home<C> {
+    room: &'static (dyn Any + Send + Sync),
+    lock: Lock<C>,
+    vacate: fn(Home<C>),
+}
+
+type Lock<C> = for<'a> fn(&'a (dyn Any + Send + Sync)) -> ShortMutexGuard<'a, State<C>>;
+
+impl<C> Copy for Home<C> {}
+
+impl<C> Clone for Home<C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Home<C> {
+    #[inline]
+    pub(crate) fn lock(&self) -> ShortMutexGuard<'_, State<C>> {
+        (self.lock)(self.room)
+    }
+
+    /// The address is gone, and nobody asks for its state any more: the place is free for another.
+    pub(crate) fn vacate(self) {
+        (self.vacate)(self);
+    }
+}
+
+struct Room<C> {
+    published: Published,
+    state: ShortMutex<State<C>>,
+}
+
+impl<C: 'static> Room<C> {
+    #[inline]
+    fn of(room: &(dyn Any + Send + Sync)) -> &Self {
+        room.downcast_ref().expect("BUG: a home of another kind")
+    }
+}
+
+fn lock<C: 'static>(room: &(dyn Any + Send + Sync)) -> ShortMutexGuard<'_, State<C>> {
+    Room::<C>::of(room).state.lock()
+}
+
+/// Rooms that are free, by the type of their connections.
+type Vacant = HashMap<TypeId, Box<dyn Any + Send>>;
+
+static VACANT: LazyLock<Mutex<Vacant>> = LazyLock::new(Mutex::default);
+
+/// A model begins with nothing of the one before it.
+const IS_LET_AGAIN: bool = !cfg!(fdpool_loom);
+
+fn vacant<C: Send + 'static>(rooms: &mut Vacant) -> &mut Vec<&'static Room<C>> {
+    let of_type = rooms.entry(TypeId::of::<C>()).or_insert_with(|| Box::new(Vec::<&'static Room<C>>::new()));
+    of_type.downcast_mut().expect("BUG: rooms under another type")
+}
+
+/// A home for an address, and where it publishes. Rooms never go back to the allocator: there are as many as there were
+/// addresses at once.
+pub(super) fn move_in<C: Send + 'static>(state: State<C>) -> (Home<C>, &'static Published) {
+    let free = if IS_LET_AGAIN { vacant::<C>(&mut VACANT.lock()).pop() } else { None };
+    let room: &'static Room<C> = match free {
+        Some(room) => {
+            *room.state.lock() = state;
+            room
+        }
+        None => Box::leak(Box::new(Room { published: Published::default(), state: ShortMutex::new(state) })),
+    };
+    (Home { room, lock: lock::<C>, vacate: vacate::<C> }, &room.published)
+}
+
+fn vacate<C: Send + 'static>(home: Home<C>) {
+    let room: &'static Room<C> = Room::of(home.room);
+    let left = std::mem::take(&mut *room.state.lock());
+    drop(left);
+    room.published.clear();
+    if IS_LET_AGAIN {
+        vacant::<C>(&mut VACANT.lock()).push(room);
+    }
+}
