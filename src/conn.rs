@@ -39,6 +39,8 @@ pub(crate) struct Entry<C> {
     pub(crate) runtime: Option<runtime::Id>,
     /// What happened to it that bars reuse.
     spent: Option<Event>,
+    /// Its budget tracks who holds it.
+    tracked: bool,
     /// Whom it concerns, besides its owner: nobody, on the warm path.
     concerns: Option<Box<Concerns>>,
     /// Its address, which so lasts as long as it. An address that nobody can ask any more gives up what rests there.
@@ -61,8 +63,8 @@ impl<C> Entry<C> {
         runtime: Option<runtime::Id>,
         shared: Arc<Shared<C>>,
     ) -> Box<Self> {
-        let (conn, lease) = (Some(conn), Some(lease));
-        Box::new(Self { conn, lease, record, runtime, spent: None, concerns: None, shared })
+        let (conn, lease, tracked) = (Some(conn), Some(lease), shared.tracks());
+        Box::new(Self { conn, lease, record, runtime, spent: None, tracked, concerns: None, shared })
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -126,6 +128,19 @@ impl<C> Entry<C> {
         self.shared.count(event);
         self.trace_close(event);
         drop(self.close_quietly());
+    }
+
+    /// Closes a connection that was not put.
+    #[cold]
+    fn dropped(mut self: Box<Self>) {
+        // One that saw its end is not one whose put was forgotten.
+        self.shared.count(self.spent.unwrap_or(Event::Dropped));
+        if std::thread::panicking() {
+            // A second panic would end the process.
+            drop(self.close_quietly());
+        } else {
+            drop(self.close());
+        }
     }
 
     pub(crate) fn trace_close(&self, event: Event) {
@@ -218,7 +233,7 @@ pub struct Conn<C = TcpStream> {
 impl<C> Conn<C> {
     #[inline]
     pub(crate) fn new(mut entry: Box<Entry<C>>, site: Site) -> Self {
-        if entry.concerns.is_some() || entry.shared.tracks {
+        if entry.concerns.is_some() || entry.tracked {
             entry.concerns_holder(site);
         }
         Self { entry: Some(entry) }
@@ -382,15 +397,10 @@ impl<C: AsyncRead + Unpin> Conn<C> {
 }
 
 impl<C> Drop for Conn<C> {
+    #[inline]
     fn drop(&mut self) {
-        let Some(mut entry) = self.entry.take() else { return };
-        // One that saw its end is not one whose put was forgotten.
-        entry.shared.count(entry.spent.unwrap_or(Event::Dropped));
-        if std::thread::panicking() {
-            // A second panic would end the process.
-            drop(entry.close_quietly());
-        } else {
-            drop(entry.close());
+        if let Some(entry) = self.entry.take() {
+            entry.dropped();
         }
     }
 }

@@ -59,6 +59,7 @@ pub(crate) fn of(waker: &Waker) -> Option<Id> {
     }
 }
 
+#[inline]
 fn asker(waker: Option<&Waker>, runtime: Id) -> Option<Answer> {
     let (task, waker) = task::try_id().zip(waker)?;
     let waker = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());

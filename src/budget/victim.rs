@@ -48,6 +48,12 @@ impl Hint {
         u64::from(self.last) << 32 | u64::from(average) << 16 | u64::from(self.idle)
     }
 
+    /// A packed one, with another number of idle ones.
+    #[inline]
+    pub(crate) fn with_idle(word: u64, idle: usize) -> u64 {
+        word & !u64::from(u16::MAX) | u64::from(u16::try_from(idle).unwrap_or(u16::MAX))
+    }
+
     #[inline]
     pub(crate) fn unpack(word: u64) -> Hint {
         let average = (word >> 16) as u16;
@@ -214,6 +220,9 @@ mod tests {
                 }
             }
         }
+        let hint = Hint::new(7, Some(3), 5);
+        assert_eq!(Hint::unpack(Hint::with_idle(hint.pack(), 9)), Hint { idle: 9, ..hint });
+        assert_eq!(Hint::unpack(Hint::with_idle(hint.pack(), usize::MAX)), Hint { idle: u16::MAX, ..hint });
         for word in (0..1 << 20).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
             assert_eq!(Hint::unpack(word).pack(), word);
         }

@@ -90,30 +90,31 @@ pub(crate) struct Freelist<E> {
     newest: Option<E>,
     /// The newest last. Empty if there is no newest.
     older: Option<Box<VecDeque<E>>>,
+    len: u32,
 }
 
 impl<E> Default for Freelist<E> {
     fn default() -> Self {
-        Self { newest: None, older: None }
+        Self { newest: None, older: None, len: 0 }
     }
 }
 
 impl<E: Resting> Freelist<E> {
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.newest.is_some()) + self.older.as_ref().map_or(0, |older| older.len())
+        self.len as usize
     }
 
     #[inline]
     pub(crate) fn put(&mut self, entry: E) {
-        if let Some(newest) = self.newest.take() {
-            self.put_older(newest, entry);
-        } else {
-            self.newest = Some(entry);
+        self.len += 1;
+        match self.newest.take() {
+            None => self.newest = Some(entry),
+            Some(newest) => self.put_beside(newest, entry),
         }
     }
 
-    fn put_older(&mut self, newest: E, entry: E) {
+    fn put_beside(&mut self, newest: E, entry: E) {
         let older = self.older.get_or_insert_default();
         if newest.since() <= entry.since() {
             older.push_back(newest);
@@ -128,12 +129,18 @@ impl<E: Resting> Freelist<E> {
 
     #[inline]
     pub(crate) fn take_newest(&mut self) -> Option<E> {
-        let next = self.older.as_mut().and_then(|older| older.pop_back());
-        std::mem::replace(&mut self.newest, next)
+        let newest = self.newest.take()?;
+        self.len -= 1;
+        if self.len > 0 {
+            self.newest = self.older.as_mut().and_then(|older| older.pop_back());
+        }
+        Some(newest)
     }
 
     pub(crate) fn take_oldest(&mut self) -> Option<E> {
-        self.older.as_mut().and_then(|older| older.pop_front()).or_else(|| self.newest.take())
+        let oldest = self.older.as_mut().and_then(|older| older.pop_front()).or_else(|| self.newest.take());
+        self.len -= u32::from(oldest.is_some());
+        oldest
     }
 
     /// The oldest first.
@@ -186,6 +193,7 @@ impl<E: Resting> Freelist<E> {
     pub(crate) fn take_all(&mut self) -> VecDeque<E> {
         let mut all = self.older.take().map_or_else(VecDeque::new, |older| *older);
         all.extend(self.newest.take());
+        self.len = 0;
         all
     }
 }

@@ -546,6 +546,15 @@ impl<'a, C> Get<'a, C> {
         Poll::Ready(result)
     }
 
+    /// Dropped before it was over.
+    #[cold]
+    fn leave(&mut self) {
+        match &self.stage {
+            Stage::Slow(slow) if slow.place.is_none() => self.detach(),
+            Stage::Slow(_) | Stage::Behind(_) | Stage::Idle => drop(self.give_up(None)),
+        }
+    }
+
     /// Leaves the line; whatever was granted goes to the next. `None` if it was in none.
     fn give_up(&mut self, end: Option<End>) -> Option<GetError> {
         let shared = self.resource.shared();
@@ -609,10 +618,8 @@ impl<C> Slow<'_, C> {
 impl<C> Drop for Get<'_, C> {
     #[inline]
     fn drop(&mut self) {
-        match &self.stage {
-            Stage::Idle => {}
-            Stage::Slow(slow) if slow.place.is_none() => self.detach(),
-            Stage::Slow(_) | Stage::Behind(_) => drop(self.give_up(None)),
+        if !matches!(self.stage, Stage::Idle) {
+            self.leave();
         }
     }
 }

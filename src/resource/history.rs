@@ -27,21 +27,20 @@ impl History {
     ///
     /// Gets of one clock reading are one use: how many there were says nothing about when the next use comes, and
     /// intervals of zero would drown those that do.
+    ///
+    /// `true`: it says something else now.
     #[inline]
-    pub(crate) fn touch(&mut self, now_ms: u32) {
-        match *self {
-            History::Unseen => *self = History::Once { last: now_ms },
-            History::Once { last } => {
-                if let Some(interval) = interval(last, now_ms) {
-                    *self = History::Often { last: now_ms, average: log2(interval) };
-                }
-            }
-            History::Often { last, average } => {
-                if let Some(interval) = interval(last, now_ms) {
-                    *self = History::Often { last: now_ms, average: blend(average, log2(interval)) };
-                }
-            }
+    pub(crate) fn touch(&mut self, now_ms: u32) -> bool {
+        let first = *self == History::Unseen;
+        let interval = self.last().and_then(|last| interval(last, now_ms));
+        if let Some(interval) = interval {
+            let sample = log2(interval);
+            let average = self.average().map_or(sample, |average| blend(average, sample));
+            *self = History::Often { last: now_ms, average };
+        } else if first {
+            *self = History::Once { last: now_ms };
         }
+        first || interval.is_some()
     }
 
     /// When the last use was; `None` before the first.
@@ -97,7 +96,9 @@ mod tests {
 
     fn after(gets: &[u32]) -> History {
         let mut history = History::default();
-        gets.iter().for_each(|&now| history.touch(now));
+        for now in gets {
+            history.touch(*now);
+        }
         history
     }
 

@@ -19,7 +19,7 @@ use crate::sync::{ShortMutex, ShortMutexGuard};
 pub(crate) struct Home<C> {
     room: &'static (dyn Any + Send + Sync),
     lock: Lock<C>,
-    vacate: fn(Home<C>),
+    pub(super) published: &'static Published,
 }
 
 type Lock<C> = for<'a> fn(&'a (dyn Any + Send + Sync)) -> ShortMutexGuard<'a, State<C>>;
@@ -39,8 +39,13 @@ impl<C> Home<C> {
     }
 
     /// The address is gone, and nobody asks for its state any more: the place is free for another.
-    pub(crate) fn vacate(self) {
-        (self.vacate)(self);
+    pub(super) fn vacate(self) {
+        let left = std::mem::take(&mut *self.lock());
+        drop(left);
+        self.published.clear();
+        if IS_LET_AGAIN {
+            VACANT.lock().entry(self.room.type_id()).or_default().push(self.room);
+        }
     }
 }
 
@@ -60,39 +65,23 @@ fn lock<C: 'static>(room: &(dyn Any + Send + Sync)) -> ShortMutexGuard<'_, State
     Room::<C>::of(room).state.lock()
 }
 
-/// Rooms that are free, by the type of their connections.
-type Vacant = HashMap<TypeId, Box<dyn Any + Send>>;
-
-static VACANT: LazyLock<Mutex<Vacant>> = LazyLock::new(Mutex::default);
+/// Rooms that are free, by what they are.
+static VACANT: LazyLock<Mutex<HashMap<TypeId, Vec<&'static (dyn Any + Send + Sync)>>>> =
+    LazyLock::new(Mutex::default);
 
 /// A model begins with nothing of the one before it.
 const IS_LET_AGAIN: bool = !cfg!(fdpool_loom);
 
-fn vacant<C: Send + 'static>(rooms: &mut Vacant) -> &mut Vec<&'static Room<C>> {
-    let of_type = rooms.entry(TypeId::of::<C>()).or_insert_with(|| Box::new(Vec::<&'static Room<C>>::new()));
-    of_type.downcast_mut().expect("BUG: rooms under another type")
-}
-
-/// A home for an address, and where it publishes. Rooms never go back to the allocator: there are as many as there were
-/// addresses at once.
-pub(super) fn move_in<C: Send + 'static>(state: State<C>) -> (Home<C>, &'static Published) {
-    let free = if IS_LET_AGAIN { vacant::<C>(&mut VACANT.lock()).pop() } else { None };
+/// A home for an address. Rooms never go back to the allocator: there are as many as there were addresses at once.
+pub(super) fn move_in<C: Send + 'static>(state: State<C>) -> Home<C> {
+    let free = VACANT.lock().get_mut(&TypeId::of::<Room<C>>()).and_then(Vec::pop);
     let room: &'static Room<C> = match free {
         Some(room) => {
+            let room = Room::of(room);
             *room.state.lock() = state;
             room
         }
         None => Box::leak(Box::new(Room { published: Published::default(), state: ShortMutex::new(state) })),
     };
-    (Home { room, lock: lock::<C>, vacate: vacate::<C> }, &room.published)
-}
-
-fn vacate<C: Send + 'static>(home: Home<C>) {
-    let room: &'static Room<C> = Room::of(home.room);
-    let left = std::mem::take(&mut *room.state.lock());
-    drop(left);
-    room.published.clear();
-    if IS_LET_AGAIN {
-        vacant::<C>(&mut VACANT.lock()).push(room);
-    }
+    Home { room, lock: lock::<C>, published: &room.published }
 }

@@ -39,19 +39,20 @@ use reuse::Aside;
 pub(crate) use reuse::Missed;
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
+///
+/// What the warm path reads is together, so that it is a line of the cache or two.
+#[repr(C)]
 pub(crate) struct Shared<C> {
     /// Idle connections, lines, generation, history. Held for a few instructions; nothing of the user's runs
     /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
     /// holds the ledger's lock too.
     state: Home<C>,
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
-    /// The budget's, at hand for the warm path; and whether it tracks holds.
+    /// The budget's, at hand for the warm path.
     ledger: Arc<Ledger>,
-    pub(crate) tracks: bool,
     /// Somebody watches whether the address moves.
     pub(crate) watched: AtomicBool,
     handles: AtomicUsize,
-    published: &'static Published,
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
@@ -93,6 +94,7 @@ impl Published {
         (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
     }
 
+    #[inline]
     fn lent(&self) -> usize {
         self.lent.load(Ordering::Relaxed)
     }
@@ -242,11 +244,20 @@ impl<C> State<C> {
     #[inline]
     fn publish(&self, published: &Published) {
         let idle = self.idle.len() + published.lent();
-        let hint = Hint::new(self.history.last().unwrap_or_default(), self.history.average(), idle);
-        published.hint.store(hint.pack(), Ordering::Relaxed);
+        let hint = Hint::with_idle(published.hint.load(Ordering::Relaxed), idle);
+        published.hint.store(hint, Ordering::Relaxed);
         if idle > 1 {
             let since = self.idle.oldest_since().map_or(0, Tick::millis);
             published.surplus_since.store(u64::from(since), Ordering::Relaxed);
+        }
+    }
+
+    /// It is wanted. The caller [publishes](Self::publish) what that changes.
+    #[inline]
+    fn touch(&mut self, published: &Published, now: Tick) {
+        if self.history.touch(now.millis()) {
+            let hint = Hint::new(self.history.last().unwrap_or_default(), self.history.average(), 0);
+            published.hint.store(hint.pack(), Ordering::Relaxed);
         }
     }
 
@@ -361,7 +372,7 @@ enum Fate {
 
 impl<C> Shared<C> {
     pub(crate) fn new(
-        (state, published): (Home<C>, &'static Published),
+        state: Home<C>,
         settings: &Settings,
         address: Address,
         budget: Budget,
@@ -373,11 +384,9 @@ impl<C> Shared<C> {
         Self {
             state,
             dialer,
-            tracks: ledger.holds.is_some(),
             ledger,
             watched: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
-            published,
             budget,
             address,
             seating: Seating::none(),
@@ -395,6 +404,11 @@ impl<C> Shared<C> {
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Whether who holds its connections is noted.
+    pub(crate) fn tracks(&self) -> bool {
+        self.ledger.holds.is_some()
     }
 
     pub(crate) fn settings(&self) -> Arc<Settings> {
@@ -437,7 +451,7 @@ impl<C> Shared<C> {
     }
 
     fn publish(&self, state: &State<C>) {
-        state.publish(self.published);
+        state.publish(self.state.published);
     }
 
     /// Makes a connection idle, or gives it to who waits, or closes it. `news`: whoever looked a moment ago missed it.
@@ -445,7 +459,7 @@ impl<C> Shared<C> {
     /// In the usual case it writes nothing outside of its address (I8).
     #[inline]
     pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) {
-        let (home, published) = (entry.shared.state, entry.shared.published);
+        let home = entry.shared.state;
         let mut state = home.lock();
         let rests = state.calm
             && state.generation == entry.record.generation
@@ -456,7 +470,7 @@ impl<C> Shared<C> {
             return Self::rest_otherwise(state, entry, news);
         }
         let untended = (!state.tended).then(|| Arc::clone(&entry.shared));
-        state.put(entry, published, news);
+        state.put(entry, home.published, news);
         drop(state);
         if let Some(shared) = untended {
             shared.ledger().keeper.take_in(shared.me.clone());
@@ -501,7 +515,7 @@ impl<C> Shared<C> {
             Some(Next::Queued(_)) | None => None,
         };
         let Some(waiter) = waiter else { return Err(entry) };
-        this.published.count_reuse(u64::from(entry.is_reused()));
+        this.state.published.count_reuse(u64::from(entry.is_reused()));
         Ok(waiter.cell.grant(Grant::Conn(entry)))
     }
 
@@ -523,7 +537,7 @@ impl<C> Shared<C> {
             }
             untended = !state.tended;
             if let Some(entry) = entry.take() {
-                state.put(entry, this.published, news);
+                state.put(entry, this.state.published, news);
             }
             if !std::mem::replace(&mut state.warm, true) {
                 books.heat(&this.seating);
@@ -571,7 +585,7 @@ impl<C> Shared<C> {
         }
         if let Some(waiter) = self.next_for(books, state, back) {
             if back.is_reused() {
-                self.published.count_reuse(1);
+                self.state.published.count_reuse(1);
                 let (rare, limits) = state.rare_and_limits();
                 rare.pace.came_back(limits);
                 self.sync(books, state);
@@ -618,7 +632,7 @@ impl<C> Shared<C> {
 
     /// Connections that rest here, at a glance.
     pub(crate) fn resting(&self) -> usize {
-        usize::from(self.published.read().0.idle)
+        usize::from(self.state.published.read().0.idle)
     }
 
     pub(crate) fn stats(&self) -> ResourceStats {
@@ -626,15 +640,15 @@ impl<C> Shared<C> {
         let mut stats = ResourceStats::default();
         if let Some(seat) = self.seating.get() {
             let counts = books.counts_of(seat);
-            stats.idle = state.idle.len() + self.published.lent();
+            stats.idle = state.idle.len() + self.state.published.lent();
             stats.in_use = counts.get(Kind::Connected).saturating_sub(stats.idle);
             stats.dialing = counts.get(Kind::Dialing);
             stats.closing = counts.get(Kind::Closing);
         }
         stats.waiting = state.dialing() + state.queued();
         stats.count(&self.tally);
-        stats.reused += self.published.reused.load(Ordering::Relaxed);
-        stats.waits += self.published.waits.load(Ordering::Relaxed);
+        stats.reused += self.state.published.reused.load(Ordering::Relaxed);
+        stats.waits += self.state.published.waits.load(Ordering::Relaxed);
         stats
     }
 
@@ -650,7 +664,7 @@ impl<C> Shared<C> {
     pub(crate) fn lacks_idle(&self) -> bool {
         let (books, state) = self.both();
         let stock = state.settings.min_idle.min(state.settings.max_idle);
-        let idle = state.idle.len() + self.published.lent();
+        let idle = state.idle.len() + self.state.published.lent();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
         !state.closed && idle + dials.saturating_sub(state.dialing()) < stock
     }

@@ -365,7 +365,7 @@ impl<C: Send + 'static> Shared<C> {
         behind.then(|| {
             let place = rare.next_place();
             rare.queued.insert(place, waiter);
-            self.published.count_wait();
+            self.state.published.count_wait();
             place
         })
     }

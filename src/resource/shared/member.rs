@@ -21,7 +21,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn hint(&self) -> (Hint, u32) {
-        self.published.read()
+        self.state.published.read()
     }
 
     /// What is taken off the freelist here can be given out by nobody (I4).
@@ -75,7 +75,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn coming(&self) -> usize {
-        self.published.lent()
+        self.state.published.lent()
     }
 
     fn address(&self) -> &Address {
@@ -97,7 +97,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn unreported(&self) -> [(Event, u64); 2] {
-        let Published { reused, waits, .. } = self.published;
+        let Published { reused, waits, .. } = self.state.published;
         let [reused_before, waits_before] = &self.reported;
         [(Event::Reused, reused, reused_before), (Event::Wait, waits, waits_before)].map(
             |(event, now, before)| {

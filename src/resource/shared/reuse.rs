@@ -82,12 +82,12 @@ impl<C> Shared<C> {
     fn take_newest(&self, now: Tick, touch: bool) -> Result<Taken<C>, Missed> {
         let mut state = self.state.lock();
         if touch {
-            state.history.touch(now.millis());
+            state.touch(self.state.published, now);
         }
         let entry = state.idle.take_newest();
-        state.publish(self.published);
+        state.publish(self.state.published);
         let entry = entry.ok_or_else(|| Missed::of(&state, now))?;
-        self.published.count_reuse(1);
+        self.state.published.count_reuse(1);
         let Settings { min_idle, idle_timeout, tick, .. } = *state.settings;
         // Those of the stock may rest for as long as they live.
         let idle_timeout = if state.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
@@ -110,7 +110,7 @@ impl<C> Shared<C> {
             }
             {
                 let _state = self.state.lock();
-                self.published.count_reuse(u64::MAX); // one less
+                self.state.published.count_reuse(u64::MAX); // one less
             }
             match verdict {
                 Verdict::Discard(event) => taken.entry.discard(event),
