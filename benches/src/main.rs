@@ -8,8 +8,9 @@
 //! .ci/instructions                                   # its instructions, counted by callgrind
 //! ```
 //!
-//! `warm-loop stream N` and `warm-loop unit N` make N warm pairs of get and put and nothing else, for tools that look on
-//! from outside: strace, callgrind, perf.
+//! For tools that look on from outside (strace, callgrind, perf), loops that do one thing and nothing else: `warm-loop
+//! stream N` and `warm-loop unit N` make N warm pairs of get and put, `wait-loop fdpool N` and `wait-loop handrolled N`
+//! make N pairs of which most have to wait.
 //!
 //! The package depends on fdpool without `test-util`, so that it runs with the clock that users run with. Run it
 //! with `-p`, as above: built together with fdpool's tests it would get theirs.
@@ -26,11 +27,13 @@ mod report;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use fdpool::ConnResource;
 use tokio::net::TcpStream;
 
 use cases::{contended, dials, evict, keyed, memory, stale, sweep, threads, upkeep, warm};
 use loopback::Manner;
 use peers::Unit;
+use peers::handrolled::HandRolled;
 use report::Report;
 
 type Case = (&'static str, fn(&mut Report));
@@ -70,6 +73,17 @@ fn main() -> ExitCode {
             }
             Err(error) => usage(&format!("{pairs}: {error}")),
         },
+        ["wait-loop", pool @ ("fdpool" | "handrolled"), pairs] => match pairs.parse() {
+            Ok(pairs) if pool == "fdpool" => {
+                contended::run_loop::<ConnResource>(pairs);
+                ExitCode::SUCCESS
+            }
+            Ok(pairs) => {
+                contended::run_loop::<HandRolled<TcpStream>>(pairs);
+                ExitCode::SUCCESS
+            }
+            Err(error) => usage(&format!("{pairs}: {error}")),
+        },
         ref names => some(names),
     }
 }
@@ -104,7 +118,7 @@ fn some(names: &[&str]) -> ExitCode {
 fn usage(mistake: &str) -> ExitCode {
     let names: Vec<_> = CASES.iter().chain(&LONG).map(|(name, _)| *name).collect();
     eprintln!(
-        "{mistake}: no such case\nusage: fdpool-benches [{} ...]\n       fdpool-benches warm-loop stream|unit PAIRS",
+        "{mistake}: no such case\nusage: fdpool-benches [{} ...]\n       fdpool-benches warm-loop stream|unit PAIRS\n       fdpool-benches wait-loop fdpool|handrolled PAIRS",
         names.join(" | ")
     );
     ExitCode::from(2)

@@ -149,6 +149,9 @@ impl<W> Line<W> {
             Some((last, _)) if *last > place => self.0.partition_point(|(other, _)| *other < place),
             _ => self.0.len(),
         };
+        if self.0.capacity() == 0 {
+            self.0.reserve_exact(1); // most lines are never longer
+        }
         self.0.insert(index, (place, who));
     }
 

@@ -2,7 +2,7 @@
 //! the callers in line and their dials are in [`mod@line`], what the keeper does in [`mod@tending`]. Decides under
 //! the locks, in the order ledger, address, cell; closes, wakes and logs after them.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
 use tokio::runtime;
@@ -58,7 +58,7 @@ pub(crate) struct Shared<C> {
     seating: Seating,
     /// For the keeper.
     me: Weak<dyn Tended>,
-    tally: Tally,
+    tally: OnceLock<Box<Tally>>,
     /// Reuses and waits that the budget has been told of.
     reported: [AtomicU64; 2],
     /// How many connections there may be. Changes with the state's settings.
@@ -136,6 +136,10 @@ pub(crate) struct State<C> {
     /// Connections of generations before this one are closed. Those between it and the present one may lead
     /// elsewhere than the address does now: the dialer is asked.
     closed_before: u64,
+    /// When the keeper comes to see whose time is over, if that is to come.
+    due: Tick,
+    /// What idle connections' streams ring, once there was one to be watched.
+    bell: Option<Arc<Bell>>,
     rare: Option<Box<Rare<C>>>,
 }
 
@@ -145,7 +149,7 @@ impl<C> Default for State<C> {
     }
 }
 
-/// What an address has to keep while somebody dials, waits or rests here: most of those that are known do not.
+/// What an address has to keep while somebody dials or waits here, or if that goes badly.
 pub(crate) struct Rare<C> {
     /// Callers that wait for a dial.
     dialing: Line<Waiter<C>>,
@@ -161,11 +165,20 @@ pub(crate) struct Rare<C> {
     dial_ended: bool,
     /// Dials that nobody polls but a task of their own.
     detached: Vec<AbortHandle>,
-    /// When the keeper comes to see whose time is over.
-    due: Option<Tick>,
-    /// What idle connections' streams ring, once there was one to be watched.
-    bell: Option<Arc<Bell>>,
     last_error: Option<DialError>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What it costs to know an address. Printed, since it is reported, and bounded, since there may be a million.
+    #[test]
+    fn an_address_is_small() {
+        let shared = size_of::<Shared<()>>();
+        let state = size_of::<State<()>>();
+        println!("shared {shared}, state {state}, published {}, rare {}, entry {}, lease {}, waiter {}", size_of::<Published>(), size_of::<Rare<()>>(), size_of::<Entry<()>>(), size_of::<crate::budget::slot::Lease>(), size_of::<Waiter<()>>());
+    }
 }
 
 /// A caller of `get` in line.
@@ -218,6 +231,8 @@ impl<C> State<C> {
             tended: false,
             closed: false,
             closed_before: 0,
+            due: Tick::NEVER,
+            bell: None,
             rare: None,
         }
     }
@@ -280,9 +295,8 @@ impl<C> State<C> {
         self.rare.as_ref()?.last_error.clone()
     }
 
-    /// Nothing is open here any more. Returns what is not needed until something is.
-    fn cool(&mut self) -> Option<Box<Rare<C>>> {
-        (self.warm, self.calm) = (false, false);
+    /// Takes out what is not needed until somebody dials or waits again, to be dropped after the lock.
+    fn take_spent(&mut self) -> Option<Box<Rare<C>>> {
         self.rare.take_if(|rare| rare.is_spent())
     }
 }
@@ -298,8 +312,6 @@ impl<C> Rare<C> {
             hastened_on: None,
             dial_ended: false,
             detached: Vec::new(),
-            due: None,
-            bell: None,
             last_error: None,
         }
     }
@@ -391,7 +403,7 @@ impl<C> Shared<C> {
             address,
             seating: Seating::none(),
             me,
-            tally: Tally::default(),
+            tally: OnceLock::new(),
             reported: Default::default(),
             max_conns: AtomicUsize::new(settings.max_conns),
             may_dial: AtomicUsize::new(Pace::new(limits).allowed(limits)),
@@ -446,7 +458,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn count(&self, event: Event) {
-        self.tally.add(event, 1);
+        self.tally.get_or_init(Box::default).add(event, 1);
         self.partition().count(event, 1);
     }
 
@@ -529,6 +541,7 @@ impl<C> Shared<C> {
         let mut entry = Some(entry);
         let mut displaced = None;
         let mut untended = false;
+        let mut spent = None;
         let (mut books, mut state) = this.both();
         let fate = this.fate(&mut books, &mut state, &mut entry);
         if let Fate::Rests | Fate::Displaces = fate {
@@ -543,6 +556,7 @@ impl<C> Shared<C> {
                 books.heat(&this.seating);
             }
             state.calm = state.queued() + state.dialing() == 0;
+            spent = state.take_spent();
         }
         if let (Fate::Closes(event), Some(mut closing)) = (&fate, entry.take()) {
             if *event == Event::Evicted {
@@ -553,6 +567,7 @@ impl<C> Shared<C> {
         this.publish(&state);
         drop(state);
         this.ledger().settle(books);
+        drop(spent);
         if untended {
             this.ledger().keeper.take_in(this.me.clone());
         }
@@ -646,7 +661,9 @@ impl<C> Shared<C> {
             stats.closing = counts.get(Kind::Closing);
         }
         stats.waiting = state.dialing() + state.queued();
-        stats.count(&self.tally);
+        if let Some(tally) = self.tally.get() {
+            stats.count(tally);
+        }
         stats.reused += self.state.published.reused.load(Ordering::Relaxed);
         stats.waits += self.state.published.waits.load(Ordering::Relaxed);
         stats

@@ -233,6 +233,26 @@ async fn round(pool: &impl Bounded<TcpStream>, yields: Yields) -> Round {
     }
 }
 
+/// Nothing but `pairs` pairs of as many tasks, on one thread: the same instructions each time.
+pub fn run_loop<P: Bounded<TcpStream>>(pairs: usize) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let pool = P::open(loopback::silent().await, CONNECTIONS);
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS {
+            let pool = pool.clone();
+            tasks.spawn(async move {
+                for _ in 0..pairs / TASKS {
+                    let conn = pool.get().await;
+                    yield_now().await;
+                    pool.put(conn);
+                }
+            });
+        }
+        tasks.join_all().await;
+    });
+}
+
 /// Nanoseconds, up to ten seconds.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("good bounds")

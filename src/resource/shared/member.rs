@@ -54,7 +54,11 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn cooled(&self) {
-        let spent = self.state.lock().cool();
+        let spent = {
+            let mut state = self.state.lock();
+            (state.warm, state.calm) = (false, false);
+            state.take_spent()
+        };
         for ((event, unreported), reported) in self.unreported().into_iter().zip(&self.reported) {
             reported.fetch_add(unreported, Ordering::Relaxed);
             self.partition().count(event, unreported);

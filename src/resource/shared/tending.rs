@@ -124,7 +124,7 @@ impl<C: Send + 'static> Tended for Shared<C> {
             state.tended = true;
             let ended = state.idle.take_ended(now, idle_timeout, stock);
             self.publish(&state);
-            let bell = state.rare().bell.get_or_insert_with(|| Bell::new(self.me.clone(), keeper));
+            let bell = state.bell.get_or_insert_with(|| Bell::new(self.me.clone(), keeper));
             (ended, Arc::clone(bell))
         };
         let mut closed = !ended.is_empty();
@@ -153,15 +153,13 @@ impl<C: Send + 'static> Tended for Shared<C> {
         state.tended = fresh;
         let end = state.idle.next_end(idle_timeout, stock);
         // The keeper comes back at the earliest it was told of; later ones it learns then.
-        let known = &mut state.rare().due;
-        let due = end.filter(|end| known.is_none_or(|due| due <= now || *end < due));
-        *known = due.or(*known);
+        let due = end.filter(|end| state.due <= now || *end < state.due);
+        state.due = due.unwrap_or(state.due);
         Findings { fresh, due }
     }
 
     fn answer(&self) {
-        let bell = self.state.lock().rare.as_ref().and_then(|rare| rare.bell.clone());
-        let Some(bell) = bell else { return };
+        let Some(bell) = self.state.lock().bell.clone() else { return };
         bell.answer();
         let mut closed = false;
         loop {
