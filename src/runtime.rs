@@ -7,6 +7,7 @@ use tokio::runtime::{Handle, Id};
 use tokio::task;
 
 /// The runtime of the current task; `None` outside of any.
+#[cold]
 pub(crate) fn current() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
@@ -20,59 +21,57 @@ pub(crate) enum Whereabouts {
     Nowhere,
 }
 
-/// Who asked last on this thread, and what its runtime is.
 #[derive(Clone, Copy, PartialEq)]
-struct Answer {
+struct Asker {
     task: task::Id,
     waker: (usize, usize),
+}
+
+/// What the runtime of somebody who asked on this thread is.
+#[derive(Clone, Copy)]
+struct Answer {
+    asker: Asker,
     runtime: Id,
 }
 
+/// For so many tasks a thread remembers the answer.
+const REMEMBERED: usize = 64;
+
 std::thread_local! {
-    static LAST: Cell<Option<Answer>> = const { Cell::new(None) };
+    static ANSWERS: [Cell<Option<Answer>>; REMEMBERED] = const { [const { Cell::new(None) }; REMEMBERED] };
+}
+
+/// Where a task's answer is: tasks are apart from each other in memory by two lines of the cache or more.
+#[inline]
+fn with_answer<R>(waker: &Waker, ask: impl FnOnce(&Cell<Option<Answer>>) -> R) -> R {
+    ANSWERS.with(|answers| ask(&answers[(waker.data().addr() >> 7) % REMEMBERED]))
 }
 
 /// Whether `runtime` is the current one.
 ///
-/// Asking tokio clones a handle, which writes memory that all tasks of a runtime share (I8). So a task that was the
-/// last to ask on this thread is told what it was told then. The task alone is not enough: inside of it another
-/// runtime may be entered, whose `block_on` polls with a waker of its own.
+/// Asking tokio clones a handle, which writes memory that all tasks of a runtime share (I8). So a task that has asked on
+/// this thread is told what it was told then, as long as that is remembered. The task alone is not enough: inside of it
+/// another runtime may be entered, whose `block_on` polls with a waker of its own.
 #[inline]
 pub(crate) fn whereabouts(runtime: Id, waker: Option<&Waker>) -> Whereabouts {
-    let asker = asker(waker, runtime);
-    if asker.is_some() && LAST.get() == asker {
-        return Whereabouts::Here;
+    match waker.map_or_else(current, of) {
+        None => Whereabouts::Nowhere,
+        Some(here) if here == runtime => Whereabouts::Here,
+        Some(_) => Whereabouts::Elsewhere,
     }
-    ask(asker, runtime)
 }
 
 /// The runtime of the current task, which `waker` wakes; `None` outside of any.
-pub(crate) fn of(waker: &Waker) -> Option<Id> {
-    let last = LAST.get();
-    match last.filter(|last| asker(Some(waker), last.runtime) == Some(*last)) {
-        Some(last) => Some(last.runtime),
-        None => {
-            let here = current()?;
-            LAST.set(asker(Some(waker), here));
-            Some(here)
-        }
-    }
-}
-
 #[inline]
-fn asker(waker: Option<&Waker>, runtime: Id) -> Option<Answer> {
-    let (task, waker) = task::try_id().zip(waker)?;
-    let waker = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
-    Some(Answer { task, waker, runtime })
-}
-
-#[cold]
-fn ask(asker: Option<Answer>, runtime: Id) -> Whereabouts {
-    match current() {
-        None => Whereabouts::Nowhere,
-        Some(here) => {
-            LAST.set(asker.map(|asker| Answer { runtime: here, ..asker }));
-            if here == runtime { Whereabouts::Here } else { Whereabouts::Elsewhere }
+pub(crate) fn of(waker: &Waker) -> Option<Id> {
+    let Some(task) = task::try_id() else { return current() };
+    let asker = Asker { task, waker: (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr()) };
+    with_answer(waker, |answer| match answer.get() {
+        Some(known) if known.asker == asker => Some(known.runtime),
+        _ => {
+            let runtime = current()?;
+            answer.set(Some(Answer { asker, runtime }));
+            Some(runtime)
         }
-    }
+    })
 }

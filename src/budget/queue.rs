@@ -145,13 +145,13 @@ impl<W> Line<W> {
     }
 
     pub(crate) fn insert(&mut self, place: Place, who: W) {
-        let index = match self.0.back() {
-            Some((last, _)) if *last > place => self.0.partition_point(|(other, _)| *other < place),
-            _ => self.0.len(),
-        };
         if self.0.capacity() == 0 {
             self.0.reserve_exact(1); // most lines are never longer
         }
+        if self.0.back().is_none_or(|(last, _)| *last < place) {
+            return self.0.push_back((place, who));
+        }
+        let index = self.0.partition_point(|(other, _)| *other < place);
         self.0.insert(index, (place, who));
     }
 
@@ -165,6 +165,9 @@ impl<W> Line<W> {
     }
 
     pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
+        if self.0.front().is_some_and(|(first, _)| *first == place) {
+            return self.0.pop_front().map(|(_, who)| who);
+        }
         let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
         self.0.remove(index).map(|(_, who)| who)
     }

@@ -67,7 +67,7 @@ pub(crate) struct Job {
     /// Who asked for it, if anybody.
     pub(crate) initiator: Option<Place>,
     /// Of the resource, now.
-    pub(crate) generation: u64,
+    pub(crate) generation: u32,
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -132,7 +132,7 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
     }
 }
 
-fn birth<C>(shared: &Shared<C>, generation: u64) -> Record {
+fn birth<C>(shared: &Shared<C>, generation: u32) -> Record {
     let now = clock::now();
     let dies = match shared.settings().max_lifetime {
         None => Tick::NEVER,

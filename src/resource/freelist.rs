@@ -17,7 +17,7 @@ pub(crate) struct Record {
     pub(crate) rested: Tick,
     pub(crate) uses: u32,
     /// Of the resource, when its dial began.
-    pub(crate) generation: u64,
+    pub(crate) generation: u32,
 }
 
 /// Why a healthy connection is not reused.

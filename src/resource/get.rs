@@ -75,7 +75,7 @@ struct Behind<C> {
     cell: Arc<Cell<Grant<C>>>,
     place: Place,
     /// When its wait ends.
-    woken_before: Option<Tick>,
+    woken_before: Tick,
 }
 
 enum Source<'a, C> {
@@ -270,7 +270,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         upkeep::grow_back(shared.partition());
         let cell = Arc::new(Cell::new(now, Some(cx.waker().clone())));
-        let woken_before = wait.map(|wait| now.after(wait));
+        let woken_before = wait.map_or(Tick::NEVER, |wait| now.after(wait));
         let waiter = Waiter { woken_before, ..self.waiter(&cell, runtime::of(cx.waker())) };
         let Some(place) = shared.enqueue_behind(waiter, rests) else { return false };
         self.stage = Stage::Behind(Behind { cell, place, woken_before });
@@ -307,7 +307,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         {
             let mut slow = Slow::new(cell);
             slow.place = Some(place);
-            slow.wait_deadline = woken_before.and_then(|end| clock::deadline(end.since(clock::now())));
+            let is_bounded = woken_before != Tick::NEVER;
+            slow.wait_deadline =
+                is_bounded.then(|| clock::deadline(woken_before.since(clock::now()))).flatten();
             self.stage = Stage::Slow(Box::new(slow));
         }
         self.slow()
@@ -376,7 +378,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             orphaned: false,
             immediate: self.immediate,
             patient: self.wait_for_ready,
-            woken_before: None,
+            woken_before: Tick::NEVER,
         }
     }
 

@@ -49,6 +49,8 @@ impl<C> Home<C> {
     }
 }
 
+/// Two lines of the cache, which processors fetch together.
+#[repr(align(128))]
 struct Room<C> {
     published: Published,
     state: ShortMutex<State<C>>,

@@ -25,7 +25,7 @@ use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::error::{DialError, GetDetails, Phase};
 use crate::stats::{Event, ResourceStats, Tally};
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, ShortMutexGuard};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, ShortMutexGuard};
 use crate::upkeep::{Bell, Tended};
 
 mod closing;
@@ -50,21 +50,24 @@ pub(crate) struct Shared<C> {
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
     /// The budget's, at hand for the warm path.
     ledger: Arc<Ledger>,
-    /// Somebody watches whether the address moves.
-    pub(crate) watched: AtomicBool,
-    handles: AtomicUsize,
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
     /// For the keeper.
     me: Weak<dyn Tended>,
     tally: OnceLock<Box<Tally>>,
-    /// Reuses and waits that the budget has been told of.
-    reported: [AtomicU64; 2],
+    handles: AtomicU32,
     /// How many connections there may be. Changes with the state's settings.
-    max_conns: AtomicUsize,
+    max_conns: AtomicU32,
     /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
-    may_dial: AtomicUsize,
+    may_dial: AtomicU32,
+    /// Somebody watches whether the address moves.
+    pub(crate) watched: AtomicBool,
+}
+
+/// More than fit are more than there are descriptors.
+fn saturated(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// What an address lets others know of itself: written under its lock, read without.
@@ -73,30 +76,30 @@ pub(crate) struct Published {
     /// What victims are chosen by. See [`Hint::pack`].
     hint: AtomicU64,
     /// Since when the oldest of several idle ones rests.
-    surplus_since: AtomicU64,
-    /// Connections given out that had served before.
-    reused: AtomicU64,
-    /// Callers that got in line behind others.
-    waits: AtomicU64,
+    surplus_since: AtomicU32,
     /// Idle connections that the keeper looks at just now.
-    lent: AtomicUsize,
+    lent: AtomicU32,
+    /// Connections given out that had served before, since something was opened here.
+    reused: AtomicU64,
+    /// Callers that got in line behind others, likewise.
+    waits: AtomicU64,
 }
 
 impl Published {
     pub(super) fn clear(&self) {
-        let Self { hint, surplus_since, reused, waits, lent } = self;
-        [hint, surplus_since, reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        lent.store(0, Ordering::Relaxed);
+        let Self { hint, surplus_since, lent, reused, waits } = self;
+        [hint, reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        [surplus_since, lent].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     pub(crate) fn read(&self) -> (Hint, u32) {
         let hint = Hint::unpack(self.hint.load(Ordering::Relaxed));
-        (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
+        (hint, self.surplus_since.load(Ordering::Relaxed))
     }
 
     #[inline]
     fn lent(&self) -> usize {
-        self.lent.load(Ordering::Relaxed)
+        self.lent.load(Ordering::Relaxed) as usize
     }
 
     #[inline]
@@ -119,7 +122,7 @@ pub(crate) struct State<C> {
     idle: Freelist<Box<Entry<C>>>,
     pub(super) settings: Arc<Settings>,
     history: History,
-    generation: u64,
+    generation: u32,
     /// How often something has come to rest, so that a search of the idle ones knows whether it missed any.
     rests: u32,
     /// Nothing here bars what is put from coming to rest: nobody is in line, the books know of it, it is not closed.
@@ -135,7 +138,7 @@ pub(crate) struct State<C> {
     closed: bool,
     /// Connections of generations before this one are closed. Those between it and the present one may lead
     /// elsewhere than the address does now: the dialer is asked.
-    closed_before: u64,
+    closed_before: u32,
     /// When the keeper comes to see whose time is over, if that is to come.
     due: Tick,
     /// What idle connections' streams ring, once there was one to be watched.
@@ -168,19 +171,6 @@ pub(crate) struct Rare<C> {
     last_error: Option<DialError>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What it costs to know an address. Printed, since it is reported, and bounded, since there may be a million.
-    #[test]
-    fn an_address_is_small() {
-        let shared = size_of::<Shared<()>>();
-        let state = size_of::<State<()>>();
-        println!("shared {shared}, state {state}, published {}, rare {}, entry {}, lease {}, waiter {}", size_of::<Published>(), size_of::<Rare<()>>(), size_of::<Entry<()>>(), size_of::<crate::budget::slot::Lease>(), size_of::<Waiter<()>>());
-    }
-}
-
 /// A caller of `get` in line.
 pub(crate) struct Waiter<C> {
     pub(crate) cell: Arc<Cell<Grant<C>>>,
@@ -193,8 +183,8 @@ pub(crate) struct Waiter<C> {
     pub(crate) immediate: bool,
     /// Waits until the address is well.
     pub(crate) patient: bool,
-    /// Has no timer while it queues here: it is woken some time before.
-    pub(crate) woken_before: Option<Tick>,
+    /// Has no timer while it queues here: it is woken some time before. `NEVER`: it has one, or needs none.
+    pub(crate) woken_before: Tick,
 }
 
 impl<C> Waiter<C> {
@@ -263,7 +253,7 @@ impl<C> State<C> {
         published.hint.store(hint, Ordering::Relaxed);
         if idle > 1 {
             let since = self.idle.oldest_since().map_or(0, Tick::millis);
-            published.surplus_since.store(u64::from(since), Ordering::Relaxed);
+            published.surplus_since.store(since, Ordering::Relaxed);
         }
     }
 
@@ -397,16 +387,15 @@ impl<C> Shared<C> {
             state,
             dialer,
             ledger,
-            watched: AtomicBool::new(false),
-            handles: AtomicUsize::new(1),
             budget,
             address,
             seating: Seating::none(),
             me,
             tally: OnceLock::new(),
-            reported: Default::default(),
-            max_conns: AtomicUsize::new(settings.max_conns),
-            may_dial: AtomicUsize::new(Pace::new(limits).allowed(limits)),
+            handles: AtomicU32::new(1),
+            max_conns: AtomicU32::new(saturated(settings.max_conns)),
+            may_dial: AtomicU32::new(saturated(Pace::new(limits).allowed(limits))),
+            watched: AtomicBool::new(false),
         }
     }
 
@@ -454,11 +443,27 @@ impl<C> Shared<C> {
     }
 
     fn max_conns(&self) -> usize {
-        self.max_conns.load(Ordering::Relaxed)
+        self.max_conns.load(Ordering::Relaxed) as usize
+    }
+
+    fn set_max_conns(&self, conns: usize) {
+        self.max_conns.store(saturated(conns), Ordering::Relaxed);
+    }
+
+    fn may_dial(&self) -> usize {
+        self.may_dial.load(Ordering::Relaxed) as usize
+    }
+
+    fn set_may_dial(&self, dials: usize) {
+        self.may_dial.store(saturated(dials), Ordering::Relaxed);
+    }
+
+    fn tally(&self) -> &Tally {
+        self.tally.get_or_init(Box::default)
     }
 
     pub(crate) fn count(&self, event: Event) {
-        self.tally.get_or_init(Box::default).add(event, 1);
+        self.tally().add(event, 1);
         self.partition().count(event, 1);
     }
 
@@ -690,5 +695,25 @@ impl<C> Shared<C> {
 impl<C> Drop for Shared<C> {
     fn drop(&mut self) {
         self.state.vacate();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What it costs to know an address. Printed, since it is reported, and bounded, since there may be a million.
+    #[test]
+    fn an_address_is_small() {
+        let shared = size_of::<Shared<()>>();
+        let state = size_of::<State<()>>();
+        println!(
+            "shared {shared}, state {state}, published {}, rare {}, entry {}, lease {}, waiter {}",
+            size_of::<Published>(),
+            size_of::<Rare<()>>(),
+            size_of::<Entry<()>>(),
+            size_of::<crate::budget::slot::Lease>(),
+            size_of::<Waiter<()>>()
+        );
     }
 }

@@ -12,13 +12,13 @@ use crate::conn::Entry;
 use crate::resource::attempt::Attempt;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
-use crate::sync::{Ordering, ShortMutexGuard};
+use crate::sync::ShortMutexGuard;
 
 impl<C> Shared<C> {
     /// Closes what is idle now, and what is in use when it is put.
     pub(crate) fn schedule_close(&self) {
         let mut state = self.state.lock();
-        state.generation += 1;
+        state.generation = state.generation.wrapping_add(1);
         state.closed_before = state.generation;
         self.close_all(state);
     }
@@ -75,7 +75,7 @@ impl<C> Shared<C> {
     pub(crate) fn ask_whether_current(&self) {
         let idle = {
             let mut state = self.state.lock();
-            state.generation += 1;
+            state.generation = state.generation.wrapping_add(1);
             let idle = state.idle.take_all();
             self.publish(&state);
             idle
@@ -107,7 +107,7 @@ impl<C> Shared<C> {
         let (mut books, mut state) = self.both();
         change(Arc::make_mut(&mut state.settings));
         let Settings { max_conns, max_idle, .. } = *state.settings;
-        self.max_conns.store(max_conns, Ordering::Relaxed);
+        self.set_max_conns(max_conns);
         let mut surplus = Vec::new();
         while state.idle.len() > max_idle {
             surplus.extend(state.idle.take_oldest());

@@ -17,7 +17,6 @@ use crate::conn::Entry;
 use crate::dial::SharedLease;
 use crate::error::{DialError, Phase};
 use crate::stats::Event;
-use crate::sync::Ordering;
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
@@ -99,7 +98,7 @@ impl<C> Shared<C> {
         place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u32 {
         self.state.lock().generation
     }
 
@@ -221,7 +220,7 @@ impl<C> Shared<C> {
     /// When to probe the address for those who queue here, if it pauses and nobody has been told to yet. Whoever
     /// asks has to [probe](Self::probe) it then.
     pub(crate) fn await_probe(&self) -> Option<Tick> {
-        if self.may_dial.load(Ordering::Relaxed) > 0 {
+        if self.may_dial() > 0 {
             return None; // the usual case, without a lock
         }
         let mut state = self.state.lock();
@@ -263,7 +262,7 @@ impl<C> Shared<C> {
             return false;
         }
         let now = clock::now();
-        let wakes = |waiter: &Waiter<C>| waiter.woken_before.is_some_and(|end| end.since(now) <= soon);
+        let wakes = |waiter: &Waiter<C>| waiter.woken_before.since(now) <= soon;
         let waiters = rare.queued.iter().filter(|(_, waiter)| wakes(waiter));
         let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect();
         let dials = self.dials(&books);
@@ -292,8 +291,7 @@ impl<C> Shared<C> {
     /// Whether there are slots, but as many dials under way as may be.
     fn waits_to_dial(&self, books: &Books) -> bool {
         let account = self.partition().account;
-        let barred =
-            books.dial_room(account) == 0 || self.dials(books) >= self.may_dial.load(Ordering::Relaxed);
+        let barred = books.dial_room(account) == 0 || self.dials(books) >= self.may_dial();
         barred && books.free(account) > 0
     }
 
@@ -309,7 +307,7 @@ impl<C> Shared<C> {
 
     /// Tells the books how many queue here, and how many may dial.
     pub(super) fn sync(&self, books: &mut Books, state: &State<C>) {
-        self.may_dial.store(state.may_dial(), Ordering::Relaxed);
+        self.set_may_dial(state.may_dial());
         if let Some(seat) = self.seating.get() {
             books.sync(seat, state.queued());
         }
@@ -399,7 +397,7 @@ impl<C: Send + 'static> Shared<C> {
             rare.pace.urge(books.dials_of(seat));
         }
         let (place, may_dial) = (rare.next_place(), rare.pace.allowed(limits));
-        self.may_dial.store(may_dial, Ordering::Relaxed);
+        self.set_may_dial(may_dial);
         state.calm = false;
         // One that wants none of the idle ones needs their room if the address has no other.
         let surplus = match waiter.fresh && books.slots_of(seat) >= self.max_conns() {
@@ -445,7 +443,7 @@ impl<C: Send + 'static> Shared<C> {
 
     fn may_dial_with(&self, books: &Books, state: &State<C>, seat: SeatId, slot: &Slot) -> bool {
         let another = books.slots_of(seat) < self.max_conns() || slot.sits_at(seat);
-        let well = self.may_dial.load(Ordering::Relaxed) > 0;
+        let well = self.may_dial() > 0;
         another
             && well
             && books.dials_of(seat) < state.settings.dialing.most
@@ -465,7 +463,7 @@ impl<C: Send + 'static> Shared<C> {
         }
         let (slots, dials) =
             self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
-        if slots >= self.max_conns() || dials >= self.may_dial.load(Ordering::Relaxed) {
+        if slots >= self.max_conns() || dials >= self.may_dial() {
             return None;
         }
         let seat = books.be_seated(self);

@@ -54,14 +54,17 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn cooled(&self) {
-        let spent = {
+        let (spent, unreported) = {
             let mut state = self.state.lock();
             (state.warm, state.calm) = (false, false);
-            state.take_spent()
+            let unreported = self.unreported();
+            let Published { reused, waits, .. } = self.state.published;
+            [reused, waits].into_iter().for_each(|n| n.store(0, Ordering::Relaxed));
+            (state.take_spent(), unreported)
         };
-        for ((event, unreported), reported) in self.unreported().into_iter().zip(&self.reported) {
-            reported.fetch_add(unreported, Ordering::Relaxed);
-            self.partition().count(event, unreported);
+        for (event, n) in unreported.into_iter().filter(|(_, n)| *n > 0) {
+            self.tally().add(event, n);
+            self.partition().count(event, n);
         }
         drop(spent);
     }
@@ -75,7 +78,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn may_dial(&self) -> usize {
-        self.may_dial.load(Ordering::Relaxed)
+        self.may_dial()
     }
 
     fn coming(&self) -> usize {
@@ -102,11 +105,6 @@ impl<C: Send + 'static> Member for Shared<C> {
 
     fn unreported(&self) -> [(Event, u64); 2] {
         let Published { reused, waits, .. } = self.state.published;
-        let [reused_before, waits_before] = &self.reported;
-        [(Event::Reused, reused, reused_before), (Event::Wait, waits, waits_before)].map(
-            |(event, now, before)| {
-                (event, now.load(Ordering::Relaxed).saturating_sub(before.load(Ordering::Relaxed)))
-            },
-        )
+        [(Event::Reused, reused), (Event::Wait, waits)].map(|(event, n)| (event, n.load(Ordering::Relaxed)))
     }
 }
