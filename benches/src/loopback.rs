@@ -71,9 +71,17 @@ impl Server {
 
     /// One of its addresses; the same for the same number.
     pub fn address(&self, n: usize) -> SocketAddr {
-        let [_, a, b, c] = (n as u32 + 1).to_be_bytes();
-        SocketAddr::from((Ipv4Addr::new(127, a, b, c), self.port))
+        address_at(self.port, n)
     }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+pub fn address_at(port: u16, n: usize) -> SocketAddr {
+    let [_, a, b, c] = (n as u32 + 1).to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, a, b, c), port))
 }
 
 impl Drop for Server {

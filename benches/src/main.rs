@@ -17,24 +17,17 @@
 
 #![allow(clippy::disallowed_methods, reason = "to measure is to read the clock")]
 
-mod cases;
-mod loopback;
-mod measure;
-mod peers;
-mod plot;
-mod report;
-
 use std::process::ExitCode;
 use std::time::Duration;
 
 use fdpool::ConnResource;
 use tokio::net::TcpStream;
 
-use cases::{contended, dials, evict, keyed, memory, stale, sweep, threads, upkeep, warm};
-use loopback::Manner;
-use peers::Unit;
-use peers::handrolled::HandRolled;
-use report::Report;
+use fdpool_benches::cases::{contended, dials, evict, keyed, memory, stale, sweep, threads, upkeep, warm};
+use fdpool_benches::loopback::{self, Manner};
+use fdpool_benches::peers::Unit;
+use fdpool_benches::peers::handrolled::HandRolled;
+use fdpool_benches::report::Report;
 
 type Case = (&'static str, fn(&mut Report));
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ConnResource;
 use super::attempt::{Attempt, Job};
-use super::shared::{Failure, Grant, Left, Missed, Queued, Shared, Waiter};
+use super::shared::{Failure, Found, Grant, Left, Queued, Shared, Waiter};
 use crate::budget::Site;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::Slot;
@@ -204,12 +204,17 @@ impl<C: Send + 'static> Future for Get<'_, C> {
         let this = self.get_mut();
         match this.stage {
             Stage::Idle if !this.fresh => {
+                if this.resource.shared().others_queue()
+                    && let Some(begun) = this.begin_behind(cx)
+                {
+                    return begun;
+                }
                 match this.resource.shared().take_idle(false, Some(cx.waker()), this.site) {
                     Ok((conn, stocks)) => this.give(conn, stocks),
-                    Err(missed) => this.begin(Some(missed), cx),
+                    Err(missed) => this.begin(missed.rests, cx),
                 }
             }
-            Stage::Idle => this.begin(None, cx),
+            Stage::Idle => this.begin(0, cx),
             Stage::Behind(_) => this.poll_behind(cx),
             Stage::Slow(_) => this.poll_slow(cx),
         }
@@ -239,42 +244,42 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         Poll::Ready(Ok(conn))
     }
 
-    /// Nothing is idle, or nothing idle is wanted.
+    /// Others queue: takes what is idle all the same, or gets in line behind them. `None`: neither, or it would have
+    /// something to look after by itself.
     #[cold]
-    fn begin(&mut self, missed: Option<Missed>, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
-        let queues = missed.is_some_and(|missed| missed.others_queue && self.queue_behind(missed, cx));
-        match (queues, self.token) {
-            // With its waker in the cell, and nothing else to be woken by.
-            (true, None) => return Poll::Pending,
-            (true, Some(token)) => {
-                self.look_after_itself().patience.cancel(token);
-                return self.poll_slow(cx);
-            }
-            (false, _) => {}
-        }
-        match self.get_in_line(missed.map_or(0, |missed| missed.rests)) {
-            Some(done) => Poll::Ready(done),
-            None => self.poll_slow(cx),
-        }
-    }
-
-    /// Gets in line behind others, unless it has something to look after by itself.
-    fn queue_behind(&mut self, missed: Missed, cx: &mut Context<'_>) -> bool {
-        let Missed { now, rests, wait_timeout, .. } = missed;
-        let wait = self.wait_timeout.or(wait_timeout);
-        let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
+    fn begin_behind(&mut self, cx: &mut Context<'_>) -> Option<Poll<Result<Conn<C>, GetError>>> {
         let is_cancelled = || self.token.is_some_and(CancellationToken::is_cancelled);
-        if !is_long || self.slot.is_some() || is_cancelled() {
-            return false;
+        if self.timeout.is_some() || self.slot.is_some() || self.immediate || is_cancelled() {
+            return None;
         }
         let shared = self.resource.shared();
         upkeep::grow_back(shared.partition());
+        let now = clock::now();
         let cell = Arc::new(Cell::new(now, Some(cx.waker().clone())));
-        let woken_before = wait.map_or(Tick::NEVER, |wait| now.after(wait));
-        let waiter = Waiter { woken_before, ..self.waiter(&cell, runtime::of(cx.waker())) };
-        let Some(place) = shared.enqueue_behind(waiter, rests) else { return false };
-        self.stage = Stage::Behind(Behind { cell, place, woken_before });
-        true
+        let waiter = self.waiter(&cell, runtime::of(cx.waker()));
+        match shared.take_or_queue(now, self.wait_timeout, waiter) {
+            Found::Idle(taken) => match shared.give(taken, now, Some(cx.waker()), self.site) {
+                Ok((conn, stocks)) => Some(self.give(conn, stocks)),
+                Err(missed) => Some(self.begin(missed.rests, cx)),
+            },
+            Found::Place(place, woken_before) => {
+                self.stage = Stage::Behind(Behind { cell, place, woken_before });
+                // With its waker in the cell, and nothing else to be woken by.
+                let Some(token) = self.token else { return Some(Poll::Pending) };
+                self.look_after_itself().patience.cancel(token);
+                Some(self.poll_slow(cx))
+            }
+            Found::Nothing => None,
+        }
+    }
+
+    /// Nothing is idle, or nothing idle is wanted.
+    #[cold]
+    fn begin(&mut self, rests: u32, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
+        match self.get_in_line(rests) {
+            Some(done) => Poll::Ready(done),
+            None => self.poll_slow(cx),
+        }
     }
 
     fn poll_behind(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {

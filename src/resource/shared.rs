@@ -36,7 +36,7 @@ mod tending;
 
 pub(crate) use line::{Left, Queued};
 use reuse::Aside;
-pub(crate) use reuse::Missed;
+pub(crate) use reuse::Found;
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///
@@ -63,6 +63,8 @@ pub(crate) struct Shared<C> {
     may_dial: AtomicU32,
     /// Somebody watches whether the address moves.
     pub(crate) watched: AtomicBool,
+    /// Somebody queues. A hint.
+    others_queue: AtomicBool,
 }
 
 /// More than fit are more than there are descriptors.
@@ -396,6 +398,7 @@ impl<C> Shared<C> {
             max_conns: AtomicU32::new(saturated(settings.max_conns)),
             may_dial: AtomicU32::new(saturated(Pace::new(limits).allowed(limits))),
             watched: AtomicBool::new(false),
+            others_queue: AtomicBool::new(false),
         }
     }
 

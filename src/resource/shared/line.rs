@@ -17,6 +17,7 @@ use crate::conn::Entry;
 use crate::dial::SharedLease;
 use crate::error::{DialError, Phase};
 use crate::stats::Event;
+use crate::sync::Ordering;
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
@@ -305,9 +306,23 @@ impl<C> Shared<C> {
         self.seating.get().map_or(0, |seat| books.dials_of(seat))
     }
 
+    /// Whether somebody seems to queue here, read without a lock.
+    #[inline]
+    pub(crate) fn others_queue(&self) -> bool {
+        self.others_queue.load(Ordering::Relaxed)
+    }
+
+    /// Written only if it changes: callers read it before each get.
+    fn note_queue(&self, others: bool) {
+        if self.others_queue() != others {
+            self.others_queue.store(others, Ordering::Relaxed);
+        }
+    }
+
     /// Tells the books how many queue here, and how many may dial.
     pub(super) fn sync(&self, books: &mut Books, state: &State<C>) {
         self.set_may_dial(state.may_dial());
+        self.note_queue(state.queued() > 0);
         if let Some(seat) = self.seating.get() {
             books.sync(seat, state.queued());
         }
@@ -315,7 +330,7 @@ impl<C> Shared<C> {
 }
 
 impl<C> Rare<C> {
-    fn next_place(&mut self) -> Place {
+    pub(super) fn next_place(&mut self) -> Place {
         self.last_place += 1;
         self.last_place
     }
@@ -347,27 +362,6 @@ impl<C> Rare<C> {
 }
 
 impl<C: Send + 'static> Shared<C> {
-    /// Gets in line behind others, if all that can be done for them has been done: then there is nothing to be done for
-    /// this one either, and the books need not know of it.
-    pub(crate) fn enqueue_behind(&self, waiter: Waiter<C>, rests: u32) -> Option<Place> {
-        let mut state = self.state.lock();
-        let State { rare: Some(rare), closed: false, rests: now, .. } = &mut *state else { return None };
-        let behind = !rare.queued.is_empty()
-            && *now == rests
-            && rare.hastened_on.is_some()
-            && rare.hastened_on == waiter.runtime
-            && rare.pace.is_well()
-            && !waiter.fresh
-            && !waiter.immediate
-            && !self.ledger().is_unsettled();
-        behind.then(|| {
-            let place = rare.next_place();
-            rare.queued.insert(place, waiter);
-            self.state.published.count_wait();
-            place
-        })
-    }
-
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
     pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u32) -> Queued {
         let (mut books, mut state) = self.both();
@@ -415,6 +409,7 @@ impl<C: Send + 'static> Shared<C> {
             Brought::Dials(_) => state.rare().dialing.insert(place, waiter),
             Brought::GoesBack(_) | Brought::Nothing => {
                 state.rare().queued.insert(place, waiter);
+                self.note_queue(true);
                 books.sync(seat, state.queued());
             }
         }

@@ -4,8 +4,9 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Shared, State};
+use super::{Published, Shared, State, Waiter};
 use crate::budget::Site;
+use crate::budget::queue::Place;
 use crate::budget::slot::{Lease, Slot};
 use crate::clock::{self, Tick};
 use crate::conn::{Conn, Entry};
@@ -13,6 +14,7 @@ use crate::dial::{CheckContext, Fitness};
 use crate::resource::settings::{Settings, Span};
 use crate::runtime::Whereabouts;
 use crate::stats::Event;
+use crate::upkeep;
 
 /// What to do with an idle connection that was taken to be given out.
 enum Verdict {
@@ -34,7 +36,7 @@ impl<C> Drop for Aside<C> {
 }
 
 /// An idle connection that was taken, and by what it is judged.
-struct Taken<C> {
+pub(crate) struct Taken<C> {
     entry: Box<Entry<C>>,
     idle_timeout: Span,
     tick: Span,
@@ -45,17 +47,29 @@ struct Taken<C> {
 /// Nothing was idle.
 #[derive(Clone, Copy)]
 pub(crate) struct Missed {
-    pub(crate) now: Tick,
     /// As of this many rests.
     pub(crate) rests: u32,
-    pub(crate) others_queue: bool,
-    pub(crate) wait_timeout: Option<Duration>,
 }
 
-impl Missed {
-    fn of<C>(state: &State<C>, now: Tick) -> Self {
-        let wait_timeout = state.settings.wait_timeout;
-        Self { now, rests: state.rests, others_queue: state.queued() > 0, wait_timeout }
+/// What a caller found that comes where others queue.
+pub(crate) enum Found<C> {
+    Idle(Taken<C>),
+    /// A place behind them, until its wait ends.
+    Place(Place, Tick),
+    /// Neither.
+    Nothing,
+}
+
+impl<C> State<C> {
+    #[inline]
+    fn take_newest(&mut self, published: &Published) -> Option<Taken<C>> {
+        let entry = self.idle.take_newest()?;
+        self.publish(published);
+        published.count_reuse(1);
+        let Settings { min_idle, idle_timeout, tick, .. } = *self.settings;
+        // Those of the stock may rest for as long as they live.
+        let idle_timeout = if self.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
+        Some(Taken { entry, idle_timeout, tick, stocks: min_idle > 0 })
     }
 }
 
@@ -71,11 +85,52 @@ impl<C> Shared<C> {
         site: Site,
     ) -> Result<(Conn<C>, bool), Missed> {
         let now = clock::now();
-        let mut taken = self.take_newest(now, !again)?;
+        let taken = self.take_newest(now, !again)?;
+        self.give(taken, now, waker, site)
+    }
+
+    /// What was taken, or another that is fit.
+    #[inline]
+    pub(crate) fn give(
+        &self,
+        mut taken: Taken<C>,
+        now: Tick,
+        waker: Option<&Waker>,
+        site: Site,
+    ) -> Result<(Conn<C>, bool), Missed> {
         match Self::judge(&mut taken, now, waker) {
             Verdict::Give => Ok((Conn::new(taken.entry, site), taken.stocks)),
             unfit => self.take_another(taken, unfit, now, site),
         }
+    }
+
+    /// For a caller that comes where others queue: what is idle, or a place behind them, if all that can be done for them
+    /// has been done: then there is nothing to be done for this one either, and the books need not know of it.
+    pub(crate) fn take_or_queue(&self, now: Tick, wait: Option<Duration>, mut waiter: Waiter<C>) -> Found<C> {
+        let mut state = self.state.lock();
+        state.touch(self.state.published, now);
+        if let Some(taken) = state.take_newest(self.state.published) {
+            return Found::Idle(taken);
+        }
+        state.publish(self.state.published);
+        let State { rare: Some(rare), closed: false, settings, .. } = &mut *state else {
+            return Found::Nothing;
+        };
+        let wait = wait.or(settings.wait_timeout);
+        let behind = wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT)
+            && !rare.queued.is_empty()
+            && rare.hastened_on.is_some()
+            && rare.hastened_on == waiter.runtime
+            && rare.pace.is_well()
+            && !self.ledger().is_unsettled();
+        if !behind {
+            return Found::Nothing;
+        }
+        waiter.woken_before = wait.map_or(Tick::NEVER, |wait| now.after(wait));
+        let (place, end) = (rare.next_place(), waiter.woken_before);
+        rare.queued.insert(place, waiter);
+        self.state.published.count_wait();
+        Found::Place(place, end)
     }
 
     #[inline]
@@ -84,14 +139,13 @@ impl<C> Shared<C> {
         if touch {
             state.touch(self.state.published, now);
         }
-        let entry = state.idle.take_newest();
-        state.publish(self.state.published);
-        let entry = entry.ok_or_else(|| Missed::of(&state, now))?;
-        self.state.published.count_reuse(1);
-        let Settings { min_idle, idle_timeout, tick, .. } = *state.settings;
-        // Those of the stock may rest for as long as they live.
-        let idle_timeout = if state.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
-        Ok(Taken { entry, idle_timeout, tick, stocks: min_idle > 0 })
+        match state.take_newest(self.state.published) {
+            Some(taken) => Ok(taken),
+            None => {
+                state.publish(self.state.published);
+                Err(Missed { rests: state.rests })
+            }
+        }
     }
 
     /// Goes on where the newest one was unfit.
