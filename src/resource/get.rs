@@ -280,6 +280,7 @@ impl<C: Send + 'static> Get<'_, C> {
             self.slow = Some(Box::new(slow));
             return Begun::Queues;
         }
+        drop(slow.cell.take_waker()); // it is polled next: a grant until then wakes nobody
         let (place, slot) = match self.line_up(&slow.cell, slot, rests) {
             Lined::At(place, slot) => (place, slot),
             Lined::Served(conn) => return Begun::Done(Ok(conn)),
@@ -297,7 +298,9 @@ impl<C: Send + 'static> Get<'_, C> {
         };
         slow.place = Some(place);
         slow.deadline = self.timeout.and_then(clock::deadline);
-        (slow.wait_deadline, slow.woken_before) = (wait.and_then(clock::deadline), None);
+        if !is_long {
+            (slow.wait_deadline, slow.woken_before) = (wait.and_then(clock::deadline), None);
+        }
         let waits = slot.is_none() && slow.cell.is_waiting();
         self.slow = Some(Box::new(slow));
         if let Some(slot) = slot {
@@ -356,20 +359,35 @@ impl<C: Send + 'static> Get<'_, C> {
     fn dial(&mut self, slot: Slot) {
         let shared = self.resource.shared();
         let Some(slow) = &mut self.slow else { return };
+        let runtime = Handle::try_current().ok();
         let job = Job {
             slot,
             initiator: slow.place,
             generation: shared.generation(),
             timeout: self.dial_timeout.or(shared.settings.dial_timeout.get()),
+            home: runtime.as_ref().map(Handle::id),
         };
         let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
-        slow.attempt = Some((attempt, Handle::try_current().ok()));
+        slow.attempt = Some((attempt, runtime));
     }
 
     fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         loop {
             let slow = self.slow.as_mut().expect("BUG: a get in line");
-            match slow.cell.poll(cx) {
+            let granted = match slow.cell.take() {
+                Some(grant) => Poll::Ready(grant),
+                None => {
+                    // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
+                    if let Some((mut attempt, runtime)) = slow.attempt.take() {
+                        drop(slow.cell.take_waker()); // it is looked at next: what is granted until then wakes nobody
+                        if attempt.as_mut().poll(cx).is_pending() {
+                            slow.attempt = Some((attempt, runtime));
+                        }
+                    }
+                    slow.cell.poll(cx)
+                }
+            };
+            match granted {
                 Poll::Ready(Grant::Slot(slot)) => {
                     if self.resource.shared().is_closed() {
                         drop(slot);
@@ -405,19 +423,14 @@ impl<C: Send + 'static> Get<'_, C> {
                 }
                 Poll::Pending => {}
             }
-            // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
-            if let Some((mut attempt, runtime)) = slow.attempt.take() {
-                match attempt.as_mut().poll(cx) {
-                    Poll::Ready(()) => continue, // its outcome is in somebody's cell
-                    Poll::Pending => slow.attempt = Some((attempt, runtime)),
-                }
-            }
             if self.immediate && slow.attempt.is_none() && self.resource.shared().is_queued(slow.place) {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
-            // Polled again without a grant, it keeps its time itself.
-            if let Some(end) = slow.woken_before.take() {
+            // Polled without a grant, and no dial of its own, it keeps its time itself.
+            if slow.attempt.is_none()
+                && let Some(end) = slow.woken_before.take()
+            {
                 slow.wait_deadline = clock::deadline(end.since(clock::now()));
             }
             slow.patience.until(match (&slow.attempt, slow.wait_deadline, slow.deadline) {

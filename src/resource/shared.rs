@@ -59,7 +59,7 @@ pub(crate) struct Shared<C> {
     may_dial: AtomicUsize,
     /// Idle connections that the keeper looks at just now. Written under the lock.
     lent: AtomicUsize,
-    /// Somebody watches whether the address moves.
+    /// Somebody watches whether the address moves, or it cannot.
     pub(crate) watched: AtomicBool,
     /// Idle connections, lines, generation, history. Held for a few instructions; nothing of the user's runs
     /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
