@@ -1,7 +1,9 @@
 //! What goes on in the background: the limit growing back after the process ran out of descriptors, idle
 //! connections kept in stock, slow dials hastened, addresses probed after failures and watched for whether they
-//! move; idle connections are the keeper's. Tasks live only while there is something to do, and hold no budget alive.
+//! move; idle connections are the keeper's, and the time that dials have is kept in `deadlines`. Tasks live only while
+//! there is something to do, and hold no budget alive.
 
+mod deadlines;
 mod keeper;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +22,7 @@ use crate::resource::shared::Shared;
 use crate::stats::Event;
 use crate::sync::Ordering;
 
+pub(crate) use deadlines::{Deadline, Deadlines};
 pub(crate) use keeper::{Bell, Findings, Keeper, Tended, Watch};
 
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.
@@ -117,6 +120,7 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
         initiator: None,
         generation: shared.generation(),
         timeout: shared.settings().dial_timeout,
+        home: Some(runtime.id()),
     };
     let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());
@@ -195,16 +199,15 @@ impl<C: Send + 'static> Drop for Probe<C> {
 }
 
 /// An address has been dialled: watches whether it leads elsewhere, if its dialer can tell, for as long as it has
-/// connections.
+/// connections. One that cannot tell is not asked again.
 pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    let Ok(runtime) = Handle::try_current() else { return };
-    shared.partition().ledger.keeper.meet(&runtime);
-    if shared.watched.swap(true, Ordering::Relaxed) {
-        return;
+    let is_seen_to = shared.watched.load(Ordering::Relaxed) || shared.watched.swap(true, Ordering::Relaxed);
+    if !is_seen_to && let Some(first) = begin_watch(shared) {
+        let watcher = Watcher(Arc::downgrade(shared));
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(watcher.work(first));
+        }
     }
-    let watcher = Watcher(Arc::downgrade(shared));
-    let Some(first) = begin_watch(shared) else { return };
-    runtime.spawn(watcher.work(first));
 }
 
 /// The dialer has panicked, and that is counted.

@@ -12,10 +12,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use fdpool::dial::{CheckContext, Tcp};
-use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness};
-use support::{Peer, assert_at_rest, fakes_with, settle, sockets_to};
+use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, Get, GetError};
+use futures::future::join_all;
+use support::{Fake, Peer, Script, assert_at_rest, fakes, fakes_with, poll, settle, sockets_to};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Waits for something that the background does; a minute is for ever.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -200,6 +201,66 @@ fn the_task_outlives_its_runtime_and_keeps_nothing_alive() {
         drop(budget);
         until("the task has gone with its budget", || metrics.num_alive_tasks() == 0).await;
     });
+}
+
+/// Resources whose dials never end.
+fn hanging(number: usize, budget: &Budget) -> Vec<ConnResource<Fake>> {
+    let script = Script::manual();
+    (0..number).map(|n| fakes(&n.to_string(), budget, &script)).collect()
+}
+
+/// How long after `began` they fail.
+async fn time_out<'a>(gets: impl IntoIterator<Item = Get<'a, Fake>>, began: Instant) -> Duration {
+    for result in join_all(gets).await {
+        assert!(matches!(result, Err(GetError::DialTimeout { .. })), "{result:?}");
+    }
+    began.elapsed()
+}
+
+fn is_ten_seconds(time: Duration) -> bool {
+    time.abs_diff(Duration::from_secs(10)) < Duration::from_millis(10)
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_dials_share_a_task_that_keeps_their_time_and_goes_when_they_have_ended() {
+    let budget = Budget::new(100);
+    let resources = hanging(60, &budget);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let (few, many) = resources.split_at(10);
+    let owned = |resources: &[ConnResource<Fake>]| -> Vec<_> {
+        resources.iter().map(ConnResource::get_owned).collect()
+    };
+    let few = tokio::spawn(time_out(owned(few), Instant::now()));
+    settle().await;
+    assert_eq!(metrics.num_alive_tasks(), 1, "the one that waits for them");
+    let first = tokio::spawn(time_out(owned(&many[..25]), Instant::now()));
+    settle().await;
+    assert_eq!(metrics.num_alive_tasks(), 3);
+    sleep(Duration::from_millis(1234)).await;
+    let second = tokio::spawn(time_out(owned(&many[25..]), Instant::now()));
+    for times in [few, first, second] {
+        let time = times.await.unwrap();
+        assert!(is_ten_seconds(time), "{time:?}");
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(metrics.num_alive_tasks(), 0);
+    assert_at_rest(&budget, 0);
+}
+
+#[test]
+fn dials_end_in_their_time_although_the_runtime_that_kept_it_has_ended() {
+    let budget = Budget::new(100);
+    let resources = hanging(30, &budget);
+    let mut gets: Vec<_> = resources.iter().map(ConnResource::get).collect();
+    let first = current_thread();
+    first.block_on(async { assert!(gets.iter_mut().all(|get| poll(get).is_pending())) });
+    assert_eq!(first.metrics().num_alive_tasks(), 1);
+    drop(gets.drain(..20)); // some of those have timers of their own, which end with their runtime
+    drop(first);
+    let second = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let time = second.block_on(async { time_out(gets, Instant::now()).await });
+    assert!(is_ten_seconds(time), "{time:?}");
+    assert_at_rest(&budget, 0);
 }
 
 /// Dials units whose idleness is what the test makes of it.

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! For tools that look on from outside (strace, callgrind, perf), loops that do one thing and nothing else: `warm-loop
-//! stream N` and `warm-loop unit N` make N warm pairs of get and put, `wait-loop fdpool N` and `wait-loop handrolled N`
-//! make N pairs of which most have to wait.
+//! stream N` and `warm-loop unit N` make N warm pairs of get and put; `wait-loop fdpool N` and `wait-loop handrolled N`
+//! make N pairs of which most have to wait; `dial-loop raw N`, `dial-loop fdpool N` and `dial-loop unit N` make N
+//! connections, one after the other.
 //!
 //! The package depends on fdpool without `test-util`, so that it runs with the clock that users run with. Run it
 //! with `-p`, as above: built together with fdpool's tests it would get theirs.
@@ -77,6 +78,13 @@ fn main() -> ExitCode {
             }
             Err(error) => usage(&format!("{pairs}: {error}")),
         },
+        ["dial-loop", object @ ("raw" | "fdpool" | "unit"), dials] => match dials.parse() {
+            Ok(dials) => {
+                dials::run_loop(object, dials);
+                ExitCode::SUCCESS
+            }
+            Err(error) => usage(&format!("{dials}: {error}")),
+        },
         ref names => some(names),
     }
 }
@@ -111,7 +119,8 @@ fn some(names: &[&str]) -> ExitCode {
 fn usage(mistake: &str) -> ExitCode {
     let names: Vec<_> = CASES.iter().chain(&LONG).map(|(name, _)| *name).collect();
     eprintln!(
-        "{mistake}: no such case\nusage: fdpool-benches [{} ...]\n       fdpool-benches warm-loop stream|unit PAIRS\n       fdpool-benches wait-loop fdpool|handrolled PAIRS",
+        "{mistake}: no such case\nusage: fdpool-benches [{} ...]\n       fdpool-benches warm-loop stream|unit PAIRS\n       \
+         fdpool-benches wait-loop fdpool|handrolled PAIRS\n       fdpool-benches dial-loop raw|fdpool|unit DIALS",
         names.join(" | ")
     );
     ExitCode::from(2)

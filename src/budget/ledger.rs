@@ -20,7 +20,7 @@ use crate::error::DialError;
 use crate::limit::Sizing;
 use crate::stats::{Event, Tally};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
-use crate::upkeep::Keeper;
+use crate::upkeep::{Deadlines, Keeper};
 
 /// What the ledger needs to know of an address. Called under the ledger's lock, except where it says
 /// otherwise; implementations take their own lock inside, and call nothing of the user's.
@@ -115,6 +115,7 @@ impl Partition {
             sizing,
             measured: AtomicU64::new(0),
             keeper: Arc::default(),
+            deadlines: Arc::default(),
             holds,
             closings: Notify::new(),
             books: Mutex::new(Books::default()),
@@ -186,6 +187,7 @@ pub(crate) struct Ledger {
     /// When the process's descriptors were counted last, in milliseconds of the clock.
     measured: AtomicU64,
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) deadlines: Arc<Deadlines>,
     /// Who holds what, if that is tracked.
     pub(crate) holds: Option<Arc<Holds>>,
     /// Told when slots come back while somebody waits for the end of a close.

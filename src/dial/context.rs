@@ -11,11 +11,38 @@ use std::sync::Arc;
 /// A dialer that opens one descriptor and returns what owns it needs nothing of this.
 pub struct DialContext {
     budget: Budget,
-    lease: SharedLease,
+    lease: Mutex<Parts>,
+}
+
+/// Who has the lease of a dial.
+enum Parts {
+    /// The dial alone; `None` once a connection has it. Can become Shared.
+    Alone(Option<Lease>),
+    Shared(SharedLease),
 }
 
 /// `None` once a connection has it.
 pub(crate) type SharedLease = Arc<Mutex<Option<Lease>>>;
+
+impl Parts {
+    fn with<R>(&mut self, f: impl FnOnce(&mut Option<Lease>) -> R) -> R {
+        match self {
+            Parts::Alone(lease) => f(lease),
+            Parts::Shared(lease) => f(&mut lease.lock()),
+        }
+    }
+
+    fn share(&mut self) -> SharedLease {
+        match self {
+            Parts::Alone(lease) => {
+                let lease = Arc::new(Mutex::new(lease.take()));
+                *self = Parts::Shared(Arc::clone(&lease));
+                lease
+            }
+            Parts::Shared(lease) => Arc::clone(lease),
+        }
+    }
+}
 
 /// Part in the slot of a dial, for work that cannot be cancelled and has descriptors open: a name being looked
 /// up on another thread. Made by [`DialContext::share_slot`].
@@ -34,7 +61,7 @@ impl fmt::Debug for SlotShare {
 
 impl DialContext {
     pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
-        Self { budget, lease: Arc::new(Mutex::new(Some(Lease::Own(slot)))) }
+        Self { budget, lease: Mutex::new(Parts::Alone(Some(Lease::Own(slot)))) }
     }
 
     /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
@@ -74,36 +101,34 @@ impl DialContext {
     ///
     /// If called twice: a dial has one slot. Ask for [more](Self::try_extra_slot).
     pub fn hold<Io>(&self, io: Io) -> Held<Io> {
-        let mut lease = self.lease.lock();
-        match lease.take() {
+        let slot = self.lease.lock().with(|lease| match lease.take() {
             Some(Lease::Own(slot)) => {
                 let (slot, elsewhere) = slot.tagged();
                 *lease = Some(Lease::Elsewhere(elsewhere));
-                drop(lease);
-                slot.hold(io)
+                Some(slot)
             }
             other => {
                 *lease = other;
-                drop(lease);
-                panic!("DialContext::hold was called twice: the dial's slot is held already")
+                None
             }
-        }
+        });
+        slot.expect("DialContext::hold was called twice: the dial's slot is held already").hold(io)
     }
 
     /// Keeps the dial's slot taken, even if the dial is dropped, until the share is too. For work that goes on
     /// whether it is wanted or not, as a lookup on a blocking thread does.
     pub fn share_slot(&self) -> SlotShare {
-        SlotShare { _lease: Arc::clone(&self.lease) }
+        SlotShare { _lease: self.lease.lock().share() }
     }
 
     /// The dial succeeded: what its connection has to count as its slot.
     pub(crate) fn take_lease(&self) -> Option<Lease> {
-        self.lease.lock().take()
+        self.lease.lock().with(Option::take)
     }
 
     /// The dial failed: its slot goes with the last who has a share in it.
     pub(crate) fn into_lease(self) -> SharedLease {
-        self.lease
+        self.lease.lock().share()
     }
 }
 

@@ -215,6 +215,14 @@ impl Tcp {
         self
     }
 
+    async fn dial_name(&self, host: &str, port: u16, cx: &DialContext) -> Result<TcpStream, DialError> {
+        let addresses = self.addresses(host, port, cx).await?;
+        race::race(&addresses, &self.options, cx).await.map_err(|lost| match lost {
+            Lost::All(failures) => AttemptsFailed::new(failures).into(),
+            Lost::NoDescriptor(error) => error.into(),
+        })
+    }
+
     /// The addresses of a name that can be dialled, in the order in which they are.
     async fn addresses(&self, host: &str, port: u16, cx: &DialContext) -> Result<Vec<SocketAddr>, DialError> {
         let ips = self.names.lookup(host, cx).await?;
@@ -236,22 +244,12 @@ impl Dial for Tcp {
     type Conn = TcpStream;
 
     async fn dial(&self, address: &Address, cx: &DialContext) -> Result<TcpStream, DialError> {
-        let (host, port) = match Target::parse(address.as_str())? {
-            Target::Socket(peer) if !self.options.local.reaches(peer) => return Err(unreached().permanent()),
-            Target::Socket(peer) => {
-                return race::race(&[peer], &self.options, cx).await.map_err(|lost| match lost {
-                    // Who asked for one address knows which it was.
-                    Lost::All(mut failures) => failures.remove(0).1.into(),
-                    Lost::NoDescriptor(error) => error.into(),
-                });
-            }
-            Target::Name { host, port } => (host, port),
-        };
-        let addresses = self.addresses(host, port, cx).await?;
-        race::race(&addresses, &self.options, cx).await.map_err(|lost| match lost {
-            Lost::All(failures) => AttemptsFailed::new(failures).into(),
-            Lost::NoDescriptor(error) => error.into(),
-        })
+        match Target::parse(address.as_str())? {
+            Target::Socket(peer) if !self.options.local.reaches(peer) => Err(unreached().permanent()),
+            Target::Socket(peer) => race::alone(peer, &self.options).await.map_err(DialError::from),
+            // In a box, so that the usual dial is small.
+            Target::Name { host, port } => Box::pin(self.dial_name(host, port, cx)).await,
+        }
     }
 
     fn check(&self, stream: &mut TcpStream, cx: &CheckContext) -> Fitness {

@@ -2,12 +2,12 @@
 //! who is first in line there.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::runtime::Id;
 use tracing::Instrument;
 
 use super::freelist::{Record, jittered};
@@ -15,12 +15,13 @@ use super::shared::{Failure, Shared};
 use crate::address::Address;
 use crate::budget::queue::Place;
 use crate::budget::slot::Slot;
+use crate::budget::victim::Sampler;
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::dial::{CheckContext, Dial, DialContext, Fitness, Watch};
 use crate::error::DialError;
 use crate::stats::Event;
-use crate::{runtime, upkeep};
+use crate::upkeep::{self, Deadline};
 
 /// A dial under way.
 pub(crate) type Attempt = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -69,23 +70,26 @@ pub(crate) struct Job {
     /// Of the resource, now.
     pub(crate) generation: u32,
     pub(crate) timeout: Option<Duration>,
+    /// The runtime it is polled on first, where its descriptor is registered.
+    pub(crate) home: Option<Id>,
 }
 
 async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
-    let Job { slot, initiator, generation, timeout } = job;
-    // Where it is polled first is where its descriptor is registered.
-    let home = runtime::current();
+    let Job { slot, initiator, generation, timeout, home } = job;
     let mut unfinished = Unfinished { shared: &shared, armed: true };
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
     shared.count(Event::Dial);
     upkeep::grow_back(shared.partition());
     let began = clock::now();
-    let deadline = timeout.and_then(clock::deadline);
+    let mut deadline = Deadline::new(&shared.ledger().deadlines, timeout, began, home);
     let outcome = loop {
-        let span = tracing::debug_span!("dial", address = %shared.address);
-        // CANCEL: whoever drops this drops the dial, and with it `cx`, which gives the slot back.
-        let outcome = within(deadline, dialer.dial(&shared.address, &cx).instrument(span)).await;
+        let outcome = {
+            let span = tracing::debug_span!("dial", address = %shared.address);
+            let dial = pin!(dialer.dial(&shared.address, &cx).instrument(span));
+            // CANCEL: whoever drops this drops the dial, and with it `cx`, which gives the slot back.
+            deadline.bound(dial).await
+        };
         match outcome {
             Some(Err(error)) if error.is_out_of_descriptors() => {
                 shared.count(Event::Emfile);
@@ -105,11 +109,14 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&shared, generation);
             shared.dialled(initiator, Entry::new(conn, lease, record, home, Arc::clone(&shared)));
+            if let Some(home) = home {
+                shared.ledger().keeper.meet(home);
+            }
             upkeep::watch(&shared);
         }
         Outcome::Failed(failure) => {
             tracing::debug!(address = %shared.address, ?failure, took = ?clock::now().since(began), "dial failed");
-            shared.dial_failed(initiator, failure, cx.into_lease(), fastrand());
+            shared.dial_failed(initiator, failure, cx.into_lease(), random());
             upkeep::probe_later(&shared);
         }
         Outcome::NoDescriptor(error) => {
@@ -125,26 +132,24 @@ enum Outcome<C> {
     NoDescriptor(DialError),
 }
 
-async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
-        None => Some(future.await),
-    }
-}
-
 fn birth<C>(shared: &Shared<C>, generation: u32) -> Record {
     let now = clock::now();
     let dies = match shared.settings().max_lifetime {
         None => Tick::NEVER,
-        Some(lifetime) => now.after(jittered(lifetime, fastrand())),
+        Some(lifetime) => now.after(jittered(lifetime, random())),
     };
     Record { born: now, dies, rested: now, uses: 0, generation }
 }
 
 /// Any number; its quality matters little.
-fn fastrand() -> u64 {
+fn random() -> u64 {
+    use std::cell::RefCell;
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(())
+
+    std::thread_local! {
+        static SAMPLER: RefCell<Sampler> = RefCell::new(Sampler::new(RandomState::new().hash_one(())));
+    }
+    SAMPLER.with_borrow_mut(Sampler::next)
 }
 
 /// Counts a dial that ended without an outcome: given up, panicked, or its runtime ended.

@@ -101,6 +101,8 @@ struct Slow<'a, C> {
     attempt: Option<(Attempt, Option<Handle>)>,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
+    /// When its wait ends, while it has no timer. `NEVER`: it does not, or has one.
+    wait_ends: Tick,
     patience: Patience<'a>,
 }
 
@@ -312,9 +314,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         {
             let mut slow = Slow::new(cell);
             slow.place = Some(place);
-            let is_bounded = woken_before != Tick::NEVER;
-            slow.wait_deadline =
-                is_bounded.then(|| clock::deadline(woken_before.since(clock::now()))).flatten();
+            slow.wait_ends = woken_before;
             self.stage = Stage::Slow(Box::new(slow));
         }
         self.slow()
@@ -341,6 +341,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         drop(unneeded);
         let slot = slot.filter(|slot| slot.weight() > 0);
         let mut slow = Slow::new(Arc::new(Cell::new(now, None)));
+        let wait = self.wait_timeout.or(shared.settings().wait_timeout);
+        let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
         let (place, slot) = match self.line_up(&slow.cell, slot, rests) {
             Lined::At(place, slot) => (place, slot),
             Lined::Served(conn) => return Some(Ok(conn)),
@@ -355,8 +357,11 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         };
         slow.place = Some(place);
         slow.deadline = self.timeout.and_then(clock::deadline);
-        let wait = self.wait_timeout.or(shared.settings().wait_timeout);
-        slow.wait_deadline = wait.and_then(clock::deadline);
+        if is_long {
+            slow.wait_ends = wait.map_or(Tick::NEVER, |wait| now.after(wait));
+        } else {
+            slow.wait_deadline = wait.and_then(clock::deadline);
+        }
         if let Some(token) = self.token {
             slow.patience.cancel(token);
         }
@@ -415,20 +420,35 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     fn dial(&mut self, slot: Slot) {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
+        let runtime = Handle::try_current().ok();
         let job = Job {
             slot,
             initiator: slow.place,
             generation: shared.generation(),
             timeout: self.dial_timeout.or(shared.settings().dial_timeout),
+            home: runtime.as_ref().map(Handle::id),
         };
         let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
-        slow.attempt = Some((attempt, Handle::try_current().ok()));
+        slow.attempt = Some((attempt, runtime));
     }
 
     fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         loop {
             let slow = self.slow();
-            match slow.cell.poll(cx) {
+            let granted = match slow.cell.take() {
+                Some(grant) => Poll::Ready(grant),
+                None => {
+                    // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
+                    if let Some((mut attempt, runtime)) = slow.attempt.take() {
+                        drop(slow.cell.take_waker()); // it is looked at next: what is granted until then wakes nobody
+                        if attempt.as_mut().poll(cx).is_pending() {
+                            slow.attempt = Some((attempt, runtime));
+                        }
+                    }
+                    slow.cell.poll(cx)
+                }
+            };
+            match granted {
                 Poll::Ready(Grant::Slot(slot)) => {
                     if self.resource.shared().is_closed() {
                         drop(slot);
@@ -460,19 +480,17 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 }
                 Poll::Pending => {}
             }
-            // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
-            if let Some((mut attempt, runtime)) = slow.attempt.take() {
-                match attempt.as_mut().poll(cx) {
-                    Poll::Ready(()) => continue, // its outcome is in somebody's cell
-                    Poll::Pending => slow.attempt = Some((attempt, runtime)),
-                }
-            }
             let (place, dials) = (slow.place, slow.attempt.is_some());
             if self.immediate && !dials && self.resource.shared().is_queued(place) {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
             let slow = self.slow();
+            // Polled without a grant, and no dial of its own, it keeps its time itself.
+            if slow.attempt.is_none() && slow.wait_ends != Tick::NEVER {
+                let wait_ends = std::mem::replace(&mut slow.wait_ends, Tick::NEVER);
+                slow.wait_deadline = clock::deadline(wait_ends.since(clock::now()));
+            }
             slow.patience.until(match (&slow.attempt, slow.wait_deadline, slow.deadline) {
                 (None, Some(wait), Some(whole)) => Some(wait.min(whole)),
                 (None, Some(wait), None) => Some(wait),
@@ -617,6 +635,7 @@ impl<C> Slow<'_, C> {
             attempt: None,
             deadline: None,
             wait_deadline: None,
+            wait_ends: Tick::NEVER,
             patience: Patience::default(),
         }
     }

@@ -61,7 +61,7 @@ pub(crate) struct Shared<C> {
     max_conns: AtomicU32,
     /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
     may_dial: AtomicU32,
-    /// Somebody watches whether the address moves.
+    /// Somebody watches whether the address moves, or it cannot.
     pub(crate) watched: AtomicBool,
     /// Somebody queues. A hint.
     others_queue: AtomicBool,

@@ -107,18 +107,17 @@ impl Keeper {
     }
 
     /// Connections are dialled on this runtime: the task may need it when its own ends.
-    pub(crate) fn meet(self: &Arc<Self>, runtime: &Handle) {
-        let shift = {
-            let mut desk = self.desk.lock();
-            let known = desk.task.as_ref().is_some_and(|task| task.runtime == runtime.id());
+    pub(crate) fn meet(self: &Arc<Self>, here: Id) {
+        let is_news = {
+            let desk = self.desk.lock();
             let busy = !desk.fresh.is_empty() || self.watched.load(Ordering::Relaxed) > 0;
-            if known || !busy {
-                return;
-            }
-            desk.hire(Some(runtime.clone()), clock::now()).map(|(_, epoch)| self.shift(epoch))
+            busy && desk.task.as_ref().is_none_or(|task| task.runtime != here)
         };
-        if let Some(shift) = shift {
-            runtime.spawn(shift.work());
+        if is_news && let Ok(here) = Handle::try_current() {
+            let shift = self.desk.lock().hire(Some(here), clock::now());
+            if let Some((runtime, epoch)) = shift {
+                runtime.spawn(self.shift(epoch).work());
+            }
         }
     }
 

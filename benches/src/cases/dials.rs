@@ -18,6 +18,7 @@ use crate::loopback::{Manner, Server};
 use crate::measure::{Entrant, compete, median, median_interval};
 use crate::peers::bb8::{self, Bb8};
 use crate::peers::deadpool::{self, Deadpool};
+use crate::peers::{Object, Unit};
 use crate::report::{Asked, Report, number, table, versioned};
 
 const AT_ONCE: usize = 64;
@@ -164,17 +165,11 @@ fn measured(to: &Arc<[SocketAddr]>, at_once: usize) -> Vec<Entrant<f64>> {
     let runtime = Arc::new(Builder::new_current_thread().enable_all().build().expect("a runtime"));
     let entered = runtime.enter();
     let plain = Tcp::default().keepalive(None).user_timeout(None);
-    let ours = |dialer: Tcp| -> Arc<[ConnResource]> {
-        let (budget, dialer) = (Budget::new(CONNECTIONS), Arc::new(dialer));
-        let resource =
-            |to: &SocketAddr| ConnResource::builder(*to, Arc::clone(&dialer)).budget(&budget).build();
-        to.iter().map(resource).collect()
-    };
     let deadpools: Arc<[Deadpool<TcpStream>]> = to.iter().map(|to| deadpool::pool(*to, 1, true)).collect();
     let bb8s: Arc<[Bb8<TcpStream>]> = to.iter().map(|to| bb8::pool(*to, 1, true)).collect();
     let mut entrants = vec![
         entrant(&runtime, RAW, Raw { to: Arc::clone(to), careful: false }, at_once),
-        entrant(&runtime, FDPOOL, ours(plain), at_once),
+        entrant(&runtime, FDPOOL, resources(to, plain), at_once),
         entrant(&runtime, "deadpool", deadpools, at_once),
         entrant(&runtime, "bb8", bb8s, at_once),
         entrant(
@@ -183,11 +178,17 @@ fn measured(to: &Arc<[SocketAddr]>, at_once: usize) -> Vec<Entrant<f64>> {
             Raw { to: Arc::clone(to), careful: true },
             at_once,
         ),
-        entrant(&runtime, "fdpool with its options", ours(Tcp::default()), at_once),
+        entrant(&runtime, "fdpool with its options", resources(to, Tcp::default()), at_once),
     ];
     drop(entered);
     compete(&mut entrants, ROUNDS);
     entrants
+}
+
+fn resources(to: &[SocketAddr], dialer: Tcp) -> Arc<[ConnResource]> {
+    let (budget, dialer) = (Budget::new(CONNECTIONS), Arc::new(dialer));
+    let resource = |to: &SocketAddr| ConnResource::builder(*to, Arc::clone(&dialer)).budget(&budget).build();
+    to.iter().map(resource).collect()
 }
 
 fn entrant(runtime: &Arc<Runtime>, name: &'static str, opens: impl Opens, at_once: usize) -> Entrant<f64> {
@@ -211,10 +212,47 @@ async fn round<O: Opens>(opens: &O, at_once: usize) -> f64 {
     }
     let opened = tasks.join_all().await;
     let rate = CONNECTIONS as f64 / began.elapsed().as_secs_f64();
-    for mut open in opened.into_iter().flatten() {
-        let end = O::stream(&mut open).read(&mut [0]).await;
-        assert_eq!(end.expect("the end"), 0);
-        O::discard(open);
+    for open in opened.into_iter().flatten() {
+        discard::<O>(open).await;
     }
     rate
+}
+
+/// Once its server has closed it.
+async fn discard<O: Opens>(mut open: O::Open) {
+    let end = O::stream(&mut open).read(&mut [0]).await;
+    assert_eq!(end.expect("the end"), 0);
+    O::discard(open);
+}
+
+/// Nothing but `dials` connections, one after the other, each closed before the next.
+pub fn run_loop(object: &str, dials: usize) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if object == "unit" {
+        let to = SocketAddr::from(([127, 0, 0, 1], 1));
+        let units = ConnResource::builder(to, Unit::dialer()).budget(&Budget::new(1)).build();
+        let dialing = runtime.spawn(async move {
+            for _ in 0..dials {
+                units.get().await.expect("a unit").close();
+            }
+        });
+        runtime.block_on(dialing).expect("does not panic");
+        return;
+    }
+    let server = Server::start(Manner::Close);
+    let to: Arc<[SocketAddr]> = (0..CONNECTIONS).map(|n| server.address(n)).collect();
+    let plain = Tcp::default().keepalive(None).user_timeout(None);
+    match object {
+        "raw" => runtime.block_on(one_by_one(Raw { to, careful: false }, dials)),
+        _ => runtime.block_on(one_by_one(resources(&to, plain), dials)),
+    }
+}
+
+async fn one_by_one<O: Opens>(opens: O, dials: usize) {
+    let dialing = async move {
+        for n in 0..dials {
+            discard::<O>(opens.open(n % CONNECTIONS).await).await;
+        }
+    };
+    tokio::spawn(dialing).await.expect("does not panic");
 }

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::TcpSocket;
 
 use super::happy;
 
@@ -93,7 +92,7 @@ impl Options {
     }
 
     /// A socket that has all of this, and is not connected.
-    pub(super) fn open(&self, peer: SocketAddr) -> io::Result<TcpSocket> {
+    pub(super) fn open(&self, peer: SocketAddr) -> io::Result<Socket> {
         // Where the system can do so at once, without a call more.
         #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
         let kind = Type::STREAM.nonblocking();
@@ -113,7 +112,7 @@ impl Options {
         if let Some(local) = self.local.towards(peer) {
             socket.bind(&SocketAddr::new(local, 0).into())?;
         }
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(socket)
     }
 
     fn make_ready(&self, socket: &Socket) -> io::Result<()> {

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -33,8 +34,11 @@ pub(super) async fn race(
     options: &Options,
     cx: &DialContext,
 ) -> Result<TcpStream, Lost> {
-    if let ([address], None) = (addresses, options.attempt_timeout) {
-        return alone(*address, options).await;
+    if let [address] = addresses {
+        return alone(*address, options).await.map_err(|error| match out_of_descriptors(&error) {
+            true => Lost::NoDescriptor(error),
+            false => Lost::All(vec![(*address, error)]),
+        });
     }
     let start = now();
     let mut waiting = addresses.iter().copied().peekable();
@@ -89,14 +93,12 @@ pub(super) async fn race(
 }
 
 /// The one attempt there is to make.
-async fn alone(address: SocketAddr, options: &Options) -> Result<TcpStream, Lost> {
-    connect(address, options).await.map_err(|error| {
-        tracing::debug!(attempt = %address, reason = %error, "attempt lost");
-        match out_of_descriptors(&error) {
-            true => Lost::NoDescriptor(error),
-            false => Lost::All(vec![(address, error)]),
-        }
-    })
+pub(super) async fn alone(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
+    let connected = match options.attempt_timeout {
+        None => connect(address, options).await,
+        Some(timeout) => Box::pin(within(timeout, connect(address, options))).await,
+    };
+    connected.inspect_err(|error| tracing::debug!(attempt = %address, reason = %error, "attempt lost"))
 }
 
 /// The attempts under way. The dial's own slot stands for one of them, whichever is left.
@@ -149,11 +151,10 @@ impl Race<'_> {
 
 impl<'a> Attempt<'a> {
     fn new(address: SocketAddr, options: &'a Options, began: Duration) -> Self {
-        let connecting = Box::pin(async move {
-            let Some(timeout) = options.attempt_timeout else { return connect(address, options).await };
-            let connected = tokio::time::timeout(timeout, connect(address, options)).await;
-            connected.unwrap_or_else(|_| Err(no_answer(timeout)))
-        });
+        let connecting: Pin<Box<dyn Future<Output = _> + Send>> = match options.attempt_timeout {
+            None => Box::pin(connect(address, options)),
+            Some(timeout) => Box::pin(within(timeout, connect(address, options))),
+        };
         Self { address, connecting, began }
     }
 
@@ -169,13 +170,39 @@ impl<'a> Attempt<'a> {
     }
 }
 
+async fn within(
+    timeout: Duration,
+    connecting: impl Future<Output = io::Result<TcpStream>>,
+) -> io::Result<TcpStream> {
+    let connected = tokio::time::timeout(timeout, connecting).await;
+    connected.unwrap_or_else(|_| Err(no_answer(timeout)))
+}
+
 async fn connect(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
-    let stream = options.open(address)?.connect(address).await?;
+    let socket = options.open(address)?;
+    match socket.connect(&address.into()) {
+        Err(error) if !is_under_way(&error) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // One that has failed can be written to no more, and that is told with the same event: only then is there an
+    // error to ask for.
+    if stream.ready(Interest::WRITABLE).await?.is_write_closed()
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
     // To a free port of its own machine that the kernel also chose for its own end: nobody is there.
     if stream.local_addr()? == address {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens: connected to itself"));
     }
     Ok(stream)
+}
+
+/// What a socket says that does not wait for its connection.
+fn is_under_way(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error())
+        || error.kind() == io::ErrorKind::WouldBlock
 }
 
 fn no_answer(timeout: Duration) -> io::Error {
