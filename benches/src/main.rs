@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `warm-loop stream N` and `warm-loop unit N` make N warm pairs of get and put and nothing else, for tools that look on
-//! from outside: strace, callgrind, perf.
+//! from outside: strace, callgrind, perf. `evict-loop ADDRESSES N` makes N evicting gets likewise, and `dial-loop N` N dials
+//! with slots to spare, each with its close.
 //!
 //! The package depends on fdpool without `test-util`, so that it runs with the clock that users run with. Run it
 //! with `-p`, as above: built together with fdpool's tests it would get theirs.
@@ -69,6 +70,20 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => usage(&format!("{pairs}: {error}")),
+        },
+        ["evict-loop", addresses, gets] => match (addresses.parse(), gets.parse()) {
+            (Ok(addresses), Ok(gets)) => {
+                evict::run_loop(addresses, gets);
+                ExitCode::SUCCESS
+            }
+            _ => usage(&format!("{addresses} {gets}")),
+        },
+        ["dial-loop", dials] => match dials.parse() {
+            Ok(dials) => {
+                evict::run_dial_loop(dials);
+                ExitCode::SUCCESS
+            }
+            Err(error) => usage(&format!("{dials}: {error}")),
         },
         ref names => some(names),
     }
