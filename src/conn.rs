@@ -282,8 +282,8 @@ impl<C> Conn<C> {
     pub fn into_held(mut self) -> Held<C> {
         let mut entry = self.entry.take().expect("BUG: a connection in use");
         let conn = entry.conn.take().expect("BUG: a connection in use");
-        let slot = match entry.lease.take() {
-            Some(Lease::Own(mut slot)) => {
+        let slot = match entry.lease.take().and_then(Lease::into_slot) {
+            Some(mut slot) => {
                 let ledger = &self.shared.partition().ledger;
                 let mut books = ledger.lock();
                 books.reassign(&mut slot, None, Kind::Held);
@@ -295,7 +295,7 @@ impl<C> Conn<C> {
                 slot.changes_hands(hold);
                 slot
             }
-            Some(Lease::Elsewhere(_)) | None => Slot::empty(self.shared.partition()),
+            None => Slot::empty(self.shared.partition()),
         };
         slot.hold(conn)
     }

@@ -34,7 +34,7 @@ impl fmt::Debug for SlotShare {
 
 impl DialContext {
     pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
-        Self { budget, lease: Arc::new(Mutex::new(Some(Lease::Own(slot)))) }
+        Self { budget, lease: Arc::new(Mutex::new(Some(Lease::from(slot)))) }
     }
 
     /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
@@ -76,8 +76,8 @@ impl DialContext {
     pub fn hold<Io>(&self, io: Io) -> Held<Io> {
         let mut lease = self.lease.lock();
         match lease.take() {
-            Some(Lease::Own(slot)) => {
-                let (slot, elsewhere) = slot.tagged();
+            Some(Lease::Own(claim)) => {
+                let (slot, elsewhere) = Slot::from(claim).tagged();
                 *lease = Some(Lease::Elsewhere(elsewhere));
                 drop(lease);
                 slot.hold(io)

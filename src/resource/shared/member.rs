@@ -9,7 +9,7 @@ use super::{Grant, Shared};
 use crate::address::Address;
 use crate::budget::ledger::{Member, Partition, Seating, Victim};
 use crate::budget::slot::Slot;
-use crate::budget::victim::Hint;
+use crate::budget::victim::Glance;
 use crate::clock::Tick;
 use crate::conn::Closing;
 use crate::error::DialError;
@@ -21,9 +21,8 @@ impl<C: Send + 'static> Member for Shared<C> {
         &self.seating
     }
 
-    fn hint(&self) -> (Hint, u32) {
-        let hint = Hint::unpack(self.hint.load(Ordering::Relaxed));
-        (hint, self.surplus_since.load(Ordering::Relaxed) as u32)
+    fn hint(&self) -> Glance {
+        (self.hint.load(Ordering::Relaxed), self.surplus_since.load(Ordering::Relaxed) as u32)
     }
 
     /// What is taken off the freelist here can be given out by nobody (I4).
@@ -56,7 +55,9 @@ impl<C: Send + 'static> Member for Shared<C> {
         self.state.lock().warm = false;
         let unreported = self.unreported_reuse();
         self.reported.store(self.tally.read(Event::Reused), Ordering::Relaxed);
-        self.partition().count(Event::Reused, unreported);
+        if unreported > 0 {
+            self.partition().count(Event::Reused, unreported);
+        }
     }
 
     fn partition(&self) -> &Arc<Partition> {
