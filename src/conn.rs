@@ -311,8 +311,8 @@ impl<C> Conn<C> {
     pub fn into_held(mut self) -> Held<C> {
         let mut entry = self.entry.take().expect("BUG: a connection in use");
         let conn = entry.conn.take().expect("BUG: a connection in use");
-        let slot = match entry.lease.take() {
-            Some(Lease::Own(mut slot)) => {
+        let slot = match entry.lease.take().and_then(Lease::into_slot) {
+            Some(mut slot) => {
                 let ledger = &entry.shared.partition().ledger;
                 let mut books = ledger.lock();
                 books.reassign(&mut slot, None, Kind::Held);
@@ -324,7 +324,7 @@ impl<C> Conn<C> {
                 slot.changes_hands(hold);
                 slot
             }
-            Some(Lease::Elsewhere(_)) | None => Slot::empty(entry.shared.partition()),
+            None => Slot::empty(entry.shared.partition()),
         };
         slot.hold(conn)
     }

@@ -11,7 +11,7 @@
 //! For tools that look on from outside (strace, callgrind, perf), loops that do one thing and nothing else: `warm-loop
 //! stream N` and `warm-loop unit N` make N warm pairs of get and put; `wait-loop fdpool N` and `wait-loop handrolled N`
 //! make N pairs of which most have to wait; `dial-loop raw N`, `dial-loop fdpool N` and `dial-loop unit N` make N
-//! connections, one after the other.
+//! connections, one after the other; `evict-loop ADDRESSES N` makes N gets that evict.
 //!
 //! The package depends on fdpool without `test-util`, so that it runs with the clock that users run with. Run it
 //! with `-p`, as above: built together with fdpool's tests it would get theirs.
@@ -66,6 +66,13 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => usage(&format!("{pairs}: {error}")),
+        },
+        ["evict-loop", addresses, gets] => match (addresses.parse(), gets.parse()) {
+            (Ok(addresses), Ok(gets)) => {
+                evict::run_loop(addresses, gets);
+                ExitCode::SUCCESS
+            }
+            _ => usage(&format!("{addresses} {gets}")),
         },
         ["wait-loop", pool @ ("fdpool" | "handrolled"), pairs] => match pairs.parse() {
             Ok(pairs) if pool == "fdpool" => {

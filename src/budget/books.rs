@@ -5,14 +5,14 @@
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use slab::Slab;
+use smallvec::SmallVec;
 
 use super::audit::Audit;
 use super::ledger::{Member, Partition, Victim};
 use super::members::Members;
 use super::queue::{Cell, Line, Place};
-use super::reclaim::{Asked, Participants};
-use super::slot::{Claim, Elsewhere, Kind, Lease, Slot};
+use super::reclaim::{Asked, Participants, Reclaim};
+use super::slot::{Claim, Elsewhere, Kind, Lease, Slot, Tag, Use, Weight};
 use super::victim::Sampler;
 use crate::limit;
 use crate::stats::BudgetCounts;
@@ -20,17 +20,21 @@ use crate::stats::BudgetCounts;
 mod evict;
 mod floors;
 mod limits;
+mod rows;
 mod seats;
 mod turns;
 
 pub(super) use evict::Lack;
+pub(crate) use rows::Ordinal;
+use rows::Rows;
+use seats::Queue;
 pub(crate) use seats::Seat;
 
-pub(crate) type AccountId = usize;
-pub(crate) type SeatId = usize;
+pub(crate) type AccountId = Ordinal;
+pub(crate) type SeatId = Ordinal;
 
 /// The account of the budget itself; all others are children, and children of children.
-pub(super) const ROOT: AccountId = 0;
+pub(super) const ROOT: AccountId = Ordinal::FIRST;
 
 /// How many members a search looks at before it lets others have the lock.
 const SEARCH_CHUNK: usize = 64;
@@ -45,8 +49,9 @@ pub(crate) struct Applicant {
 /// Slots, waiters, seats: all that the ledger's lock protects.
 #[derive(Default)]
 pub(crate) struct Books {
-    accounts: Slab<Account>,
-    seats: Slab<Seat>,
+    accounts: Rows<Account>,
+    seats: Rows<Seat>,
+    queues: Rows<Queue>,
     last_place: Place,
     sampler: Sampler,
     pub(crate) audit: Audit,
@@ -56,12 +61,22 @@ pub(crate) struct Books {
     releases: u64,
     /// How often participants have said that something became idle.
     tidings: u64,
-    /// Members that left their seat, to be dropped after the lock.
-    departed: Vec<Arc<dyn Member>>,
-    /// Slots that nobody wanted after all, likewise.
-    unclaimed: Vec<Slot>,
+    departed: Departed,
+    /// How many participants are registered, with whatever account.
+    registered: usize,
     /// How many wait for the end of a close.
     closings: usize,
+}
+
+/// What is to be dropped after the lock: as a rule nothing, or one.
+type Departed = SmallVec<[Departing; 1]>;
+
+#[allow(dead_code, reason = "kept to be dropped")]
+pub(super) enum Departing {
+    /// It has left its seat.
+    Member(Arc<dyn Member>),
+    /// Nobody wanted it after all.
+    Slot(Slot),
 }
 
 /// Slots out, by use.
@@ -90,6 +105,8 @@ enum Turn {
 struct Account {
     parent: Option<AccountId>,
     children: Vec<AccountId>,
+    /// How many of them have a floor.
+    floored: usize,
     partition: Weak<Partition>,
     limit: usize,
     max_dialing: usize,
@@ -119,6 +136,7 @@ impl Account {
         Self {
             parent,
             children: Vec::new(),
+            floored: 0,
             partition: Weak::new(),
             limit,
             max_dialing,
@@ -173,7 +191,9 @@ impl Books {
     ) -> AccountId {
         let account = self.accounts.insert(Account::new(parent, floor, limit, max_dialing));
         if let Some(parent) = parent {
-            self.accounts[parent].children.push(account);
+            let parent = &mut self.accounts[parent];
+            parent.children.push(account);
+            parent.floored += usize::from(floor > 0);
         }
         account
     }
@@ -186,7 +206,10 @@ impl Books {
     pub(super) fn close_account(&mut self, account: AccountId) -> bool {
         let closed = self.accounts.remove(account);
         let Some(parent) = closed.parent else { return false };
-        self.accounts[parent].children.retain(|child| *child != account);
+        let parent = &mut self.accounts[parent];
+        parent.children.retain(|child| *child != account);
+        parent.floored -= usize::from(closed.floor > 0);
+        self.registered -= closed.participants.len();
         closed.floor > 0
     }
 
@@ -215,8 +238,12 @@ impl Books {
     }
 
     /// To be dropped after the lock.
-    pub(super) fn take_departed(&mut self) -> (Vec<Arc<dyn Member>>, Vec<Slot>) {
-        (std::mem::take(&mut self.departed), std::mem::take(&mut self.unclaimed))
+    #[inline]
+    pub(super) fn take_departed(&mut self) -> Departed {
+        match self.departed.is_empty() {
+            true => Departed::new(),
+            false => std::mem::take(&mut self.departed),
+        }
     }
 
     fn each_above(&mut self, account: AccountId, mut change: impl FnMut(&mut Account)) {
@@ -268,111 +295,148 @@ impl Books {
     }
 
     /// Counts slots out. What grants them has looked for room in the same critical section (I1).
-    fn take(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
+    fn take(&mut self, account: AccountId, kind: Kind, n: usize) {
         self.each_above(account, |above| above.counts.0[kind as usize] += n);
-        limit::counted(n);
-        if let Some(seat) = seat {
-            self.seats[seat].counts.0[kind as usize] += n;
-            if self.seats[seat].index.is_none() {
-                let (account, seats) = (self.seats[seat].account, &mut self.seats);
-                self.accounts[account].members.join(seat, |moved, index| seats[moved].index = Some(index));
-            }
-            self.sync(seat, self.seats[seat].queued);
-        }
         self.recheck_above(account);
+        limit::counted(n);
     }
 
-    fn give_back(&mut self, account: AccountId, seat: Option<SeatId>, kind: Kind, n: usize) {
+    fn give_back(&mut self, account: AccountId, kind: Kind, n: usize) {
         self.each_above(account, |above| above.counts.0[kind as usize] -= n);
-        limit::uncounted(n);
-        if let Some(seat) = seat {
-            self.seats[seat].counts.0[kind as usize] -= n;
-            self.sync(seat, self.seats[seat].queued);
-        }
         self.recheck_above(account);
+        limit::uncounted(n);
+    }
+
+    /// A slot that stays out is put to another use. Nobody's total changes.
+    fn convert(&mut self, account: AccountId, from: Kind, to: Kind) {
+        self.each_above(account, |above| {
+            above.counts.0[from as usize] -= 1;
+            above.counts.0[to as usize] += 1;
+        });
     }
 
     /// Takes a dropped slot back.
-    pub(super) fn release(&mut self, account: AccountId, claim: &mut Claim) {
-        self.untag(account, claim);
-        if std::mem::take(&mut claim.evicted) {
-            self.each_above(account, |above| above.evicting -= 1);
-        }
+    pub(super) fn release(&mut self, account: AccountId, used: Use) {
         self.releases += 1;
-        if let (Kind::Dialing, Some(seat)) = (claim.kind, claim.seat) {
-            // While it still has its seat: a caller may stay behind.
-            let seated = &self.seats[seat];
-            if let Some(queued) = seated.member.dial_ended(seated.counts.get(Kind::Dialing) - 1) {
-                self.sync(seat, queued);
+        if let Use::Seated { seat, kind, evicted } = used {
+            if evicted {
+                self.each_above(account, |above| above.evicting -= 1);
+            }
+            if kind == Kind::Dialing {
+                // While it still has its seat: a caller may stay behind.
+                let seated = &self.seats[seat];
+                if let Some(queued) = seated.member.dial_ended(seated.slots.get(Kind::Dialing) - 1) {
+                    self.sync(seat, queued);
+                }
             }
         }
-        self.give_back(account, claim.seat, claim.kind, claim.weight);
+        self.give_back(account, used.kind(), used.weight());
+        if let Use::Seated { seat, kind, .. } = used {
+            self.vacate(seat, kind);
+        }
     }
 
     /// Makes a slot independent of a connection elsewhere, for which it is gone.
-    fn untag(&mut self, account: AccountId, claim: &mut Claim) {
-        if let Some(tag) = claim.tag.take() {
-            if tag.is_evicted() {
-                self.each_above(account, |above| above.lingering -= 1);
-            }
-            claim.kind = tag.kind().unwrap_or(claim.kind);
-            tag.set(None);
+    pub(super) fn untag(&mut self, tag: &Tag) -> Use {
+        if tag.is_evicted() {
+            self.each_above(tag.partition.account, |above| above.lingering -= 1);
         }
+        let used = tag.used().unwrap_or(Use::NOTHING);
+        tag.set(None);
+        used
     }
 
     /// A slot to dial with. Only where one is free.
     pub(crate) fn take_slot(&mut self, partition: &Arc<Partition>, seat: SeatId) -> Slot {
-        self.take(partition.account, Some(seat), Kind::Dialing, 1);
-        Slot::new(Arc::clone(partition), Some(seat), 1, Kind::Dialing)
+        let slot = self.count_slot(Arc::clone(partition), seat);
+        self.slots_changed(seat);
+        slot
+    }
+
+    /// The same, for who is about to get in line: what it would be granted there, where nobody else waits for anything.
+    pub(crate) fn slot_at_once(&mut self, partition: &Arc<Partition>, seat: SeatId) -> Option<Slot> {
+        let account = partition.account;
+        let granted = self.pressure() == 0
+            && self.seats[seat].may_dial_another()
+            && self.free(account) > 0
+            && self.dial_room(account) > 0;
+        granted.then(|| self.take_slot(partition, seat))
+    }
+
+    /// A slot for one who queues: to be followed by [`sync`](Self::sync).
+    fn count_slot(&mut self, partition: Arc<Partition>, seat: SeatId) -> Slot {
+        self.take(partition.account, Kind::Dialing, 1);
+        self.occupy(seat, Kind::Dialing);
+        Slot::new(partition, Use::seated(seat, Kind::Dialing))
     }
 
     /// Puts a slot to another use, at the seat or outside of connections.
     pub(crate) fn reassign(&mut self, slot: &mut Slot, seat: Option<SeatId>, kind: Kind) {
-        let (account, claim) = (slot.partition.account, &mut slot.claim);
-        self.untag(account, claim);
-        // In this order, so that nobody leaves a seat in between.
-        self.take(account, seat, kind, claim.weight);
-        self.give_back(account, claim.seat, claim.kind, claim.weight);
-        (claim.seat, claim.kind) = (seat, kind);
+        let used = seat.map_or(Use::Held(Weight::ONE), |seat| Use::seated(seat, kind));
+        let before = match &mut slot.claim {
+            Claim::Plain { used: before, .. } => std::mem::replace(before, used),
+            Claim::Tagged(tag) => {
+                let (before, partition) = (self.untag(tag), Arc::clone(&tag.partition));
+                slot.claim = Claim::Plain { partition, used };
+                before
+            }
+        };
+        debug_assert_eq!(before.weight(), 1, "BUG: a connection has one slot");
+        self.put_to_use(slot.claim.partition().account, before, used);
     }
 
-    pub(super) fn reassign_elsewhere(&mut self, elsewhere: &Elsewhere, kind: Kind) {
-        if let Some(from) = elsewhere.tag.kind() {
-            let account = elsewhere.partition.account;
-            elsewhere.tag.set(Some(kind));
-            self.take(account, elsewhere.seat, kind, 1);
-            self.give_back(account, elsewhere.seat, from, 1);
+    fn put_to_use(&mut self, account: AccountId, before: Use, after: Use) {
+        if before != after {
+            self.convert(account, before.kind(), after.kind());
+            self.reseat(before, after);
+        }
+    }
+
+    /// Puts the slot of a connection, or of a dial, to another use at its address.
+    fn relabel(&mut self, lease: &mut Lease, kind: Kind) {
+        match lease {
+            Lease::Own(Claim::Plain { partition, used }) => {
+                if let Use::Seated { seat, .. } = *used {
+                    let before = std::mem::replace(used, Use::seated(seat, kind));
+                    self.put_to_use(partition.account, before, *used);
+                }
+            }
+            Lease::Own(Claim::Tagged(_)) => {}
+            Lease::Elsewhere(elsewhere) => self.relabel_elsewhere(elsewhere, kind),
+        }
+    }
+
+    pub(super) fn relabel_elsewhere(&mut self, Elsewhere(tag): &Elsewhere, kind: Kind) {
+        if let Some(before @ Use::Seated { seat, .. }) = tag.used() {
+            tag.set(Some(kind));
+            self.put_to_use(tag.partition.account, before, Use::seated(seat, kind));
         }
     }
 
     /// The dial is over: its slot is a connection's.
     pub(crate) fn connected(&mut self, lease: &mut Lease) {
-        match lease {
-            Lease::Own(slot) => self.reassign(slot, slot.claim.seat, Kind::Connected),
-            Lease::Elsewhere(elsewhere) => self.reassign_elsewhere(elsewhere, Kind::Connected),
-        }
+        self.relabel(lease, Kind::Connected);
     }
 
     /// The dial is over, without a connection: its slot is no dial's any more, until it comes back.
     pub(crate) fn undialled(&mut self, lease: Option<&mut Lease>) {
-        match lease {
-            Some(Lease::Own(slot)) => self.reassign(slot, slot.claim.seat, Kind::Closing),
-            Some(Lease::Elsewhere(elsewhere)) => self.reassign_elsewhere(elsewhere, Kind::Closing),
-            None => {}
+        if let Some(lease) = lease {
+            self.relabel(lease, Kind::Closing);
         }
     }
 
     /// The connection is being closed for somebody who waits.
     pub(crate) fn evicted(&mut self, lease: &mut Lease) {
         match lease {
-            Lease::Own(slot) => {
-                slot.claim.evicted = true;
-                self.each_above(slot.partition.account, |above| above.evicting += 1);
+            Lease::Own(Claim::Plain { partition, used: Use::Seated { evicted, .. } }) => {
+                *evicted = true;
+                self.each_above(partition.account, |above| above.evicting += 1);
             }
-            Lease::Elsewhere(elsewhere) => {
-                if elsewhere.tag.kind().is_some() {
-                    elsewhere.tag.set_evicted();
-                    self.each_above(elsewhere.partition.account, |above| above.lingering += 1);
+            Lease::Own(_) => {}
+            Lease::Elsewhere(Elsewhere(tag)) => {
+                if tag.used().is_some() {
+                    tag.set_evicted();
+                    self.each_above(tag.partition.account, |above| above.lingering += 1);
                 }
             }
         }
@@ -385,6 +449,9 @@ impl Books {
 
     /// Keeps the demand of an account and those above it, and the children's places in their parents' rings.
     fn demand_changed(&mut self, account: AccountId, before: usize, after: usize) {
+        if before == after {
+            return;
+        }
         let mut next = Some(account);
         while let Some(id) = next {
             let account = &mut self.accounts[id];
@@ -408,8 +475,16 @@ impl Books {
         }
     }
 
-    pub(super) fn participants(&mut self, account: AccountId) -> &mut Participants {
-        &mut self.accounts[account].participants
+    pub(super) fn register(&mut self, account: AccountId, participant: Weak<dyn Reclaim>) -> u64 {
+        self.registered += 1;
+        self.accounts[account].participants.add(participant)
+    }
+
+    /// Returns what is to be dropped after the lock.
+    pub(super) fn unregister(&mut self, account: AccountId, id: u64) -> Option<Weak<dyn Reclaim>> {
+        let removed = self.accounts[account].participants.remove(id);
+        self.registered -= usize::from(removed.is_some());
+        removed
     }
 
     pub(crate) fn counts(&self, id: AccountId) -> BudgetCounts {
@@ -418,7 +493,7 @@ impl Books {
             .tree(id)
             .iter()
             .flat_map(|id| self.accounts[*id].members.warm())
-            .map(|seat| usize::from(self.seats[*seat].member.hint().0.idle))
+            .map(|seat| self.seats[*seat].idle())
             .sum();
         let connected = account.counts.get(Kind::Connected);
         BudgetCounts {
@@ -435,11 +510,7 @@ impl Books {
 
     /// Callers that wait for a slot: not those whom `max_conns` bars from one.
     fn waiting(&self, account: AccountId) -> usize {
-        let of_seat = |seat: &Seat| match seat.queued {
-            0 => 0,
-            _ => seat.may_have(seat.member.queued()),
-        };
-        self.applicants_of(account).count() + self.seats_of(account).map(of_seat).sum::<usize>()
+        self.applicants_of(account).count() + self.seats_of(account).map(Seat::waiting).sum::<usize>()
     }
 
     pub(crate) fn applicants_of(&self, account: AccountId) -> impl Iterator<Item = &Applicant> {

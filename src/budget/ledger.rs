@@ -9,17 +9,17 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task;
 
-use super::books::{AccountId, Books, Lack, ROOT, SeatId, Step};
+use super::books::{AccountId, Books, Lack, Ordinal, ROOT, SeatId, Step};
 use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
-use super::victim::Hint;
+use super::victim::Glance;
 use crate::address::Address;
 use crate::clock::{self, Tick};
 use crate::error::DialError;
 use crate::limit::Sizing;
 use crate::stats::{Event, Tally};
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
 use crate::upkeep::{Deadlines, Keeper};
 
 /// What the ledger needs to know of an address. Called under the ledger's lock, except where it says
@@ -27,8 +27,7 @@ use crate::upkeep::{Deadlines, Keeper};
 pub(crate) trait Member: Send + Sync {
     /// Where the address sits in the books, if it has slots or waits for some.
     fn seating(&self) -> &Seating;
-    /// What victims are chosen by, read without a lock: a hint.
-    fn hint(&self) -> (Hint, u32);
+    fn notice(&self) -> &'static Notice;
     /// Gives up the idle connection that can be spared best. `None`: it has none, and will call
     /// [`Books::heat`] when it has one again.
     fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>>;
@@ -41,6 +40,8 @@ pub(crate) trait Member: Send + Sync {
     fn dial_ended(&self, dials: usize) -> Option<usize>;
     /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
     fn cooled(&self);
+    /// It has nothing to do with the budget any more: hands in what it has counted.
+    fn leaves(&self);
     fn partition(&self) -> &Arc<Partition>;
     fn max_conns(&self) -> usize;
     /// How many dials it may have under way. Changes under the ledger's lock only, and then it tells [`Books::sync`].
@@ -64,29 +65,50 @@ pub(crate) trait Victim: Send {
     fn close(self: Box<Self>);
 }
 
+/// What an address lets the searches for victims know of itself: written under its lock, read without, and so a hint.
+#[derive(Debug, Default)]
+pub(crate) struct Notice {
+    /// See [`Hint::pack`](super::victim::Hint::pack).
+    pub(crate) hint: AtomicU64,
+    /// Since when the oldest of several idle ones rests.
+    pub(crate) surplus_since: AtomicU32,
+    /// Idle connections that the keeper looks at just now.
+    pub(crate) lent: AtomicU32,
+}
+
+impl Notice {
+    #[inline]
+    pub(crate) fn read(&self) -> Glance {
+        (self.hint.load(Ordering::Relaxed), self.surplus_since.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn lent(&self) -> usize {
+        self.lent.load(Ordering::Relaxed) as usize
+    }
+}
+
 /// The key of a member's seat, and what the books count as its demand. Written under the ledger's lock only.
 #[derive(Debug)]
 pub(crate) struct Seating {
-    seat: AtomicUsize,
-    demand: AtomicUsize,
+    seat: AtomicU32,
+    demand: AtomicU32,
 }
 
 impl Seating {
-    const NONE: usize = usize::MAX;
-
     pub(crate) fn none() -> Self {
-        Self { seat: AtomicUsize::new(Self::NONE), demand: AtomicUsize::new(0) }
+        Self { seat: AtomicU32::new(Ordinal::to_word(None)), demand: AtomicU32::new(0) }
     }
 
     pub(crate) fn get(&self) -> Option<SeatId> {
-        Some(self.seat.load(Ordering::Relaxed)).filter(|seat| *seat != Self::NONE)
+        Ordinal::from_word(self.seat.load(Ordering::Relaxed))
     }
 
     pub(super) fn set(&self, seat: Option<SeatId>) {
-        self.seat.store(seat.unwrap_or(Self::NONE), Ordering::Relaxed);
+        self.seat.store(Ordinal::to_word(seat), Ordering::Relaxed);
     }
 
-    pub(super) fn set_demand(&self, demand: usize) {
+    pub(super) fn set_demand(&self, demand: u32) {
         self.demand.store(demand, Ordering::Relaxed);
     }
 }
@@ -221,7 +243,7 @@ impl Ledger {
     /// decided by it is who is served first, not who is served.
     #[inline]
     pub(crate) fn is_pressed_by_others(&self, seating: &Seating) -> bool {
-        self.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed)
+        self.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed) as usize
     }
 
     /// Whether more may be done for who waits than has been done.
@@ -258,7 +280,7 @@ impl Ledger {
             Ok((foreign, ceiling)) => {
                 if self.foreign.swap(foreign, Ordering::Relaxed) != foreign {
                     let mut books = self.lock();
-                    books.leave(ceiling);
+                    books.cap(ceiling);
                     self.settle(books);
                 }
             }
@@ -283,32 +305,42 @@ impl Ledger {
     /// Grants what can be granted and evicts what is needed, until nothing is left to do (I5). Ends the
     /// critical section it is given, and so serves whoever waits before any newcomer is seen (I9).
     pub(crate) fn settle<'a>(&'a self, mut books: MutexGuard<'a, Books>) {
-        // A slot dropped inside of an eviction comes here again: it serves, and leaves evictions to the outer
-        // call. Otherwise the stack would grow with the number of waiters.
-        let settling = Settling::enter(self);
         if books.is_lowered() {
             books.grow(clock::now());
         }
+        if books.pressure() == 0 {
+            return self.end_section(books); // nobody wants anything: the usual case
+        }
+        // A slot dropped inside of an eviction comes here again: it serves, and leaves evictions to the outer
+        // call. Otherwise the stack would grow with the number of waiters.
+        let settling = Settling::enter(self);
         // Where participants were asked in vain, as of which tidings.
         let mut in_vain: Vec<(Lack, u64)> = Vec::new();
+        let mut granted = None;
         loop {
             // Announce first, look after: see `pressure`.
             self.publish(&books);
             let step = if settling.is_some() { books.step(&in_vain) } else { books.serve() };
-            self.publish(&books);
-            let departed = books.take_departed();
-            let closing = books.is_closing();
-            drop(books); // what follows may be anybody's code (I3)
-            drop(departed);
-            if closing {
-                self.closings.notify_waiters();
-            }
+            let step = match step {
+                // What follows a grant is nothing, more often than not: that needs no section of its own.
+                Step::Wake(waker) if granted.is_none() => {
+                    granted = Some(waker);
+                    continue;
+                }
+                step => step,
+            };
+            self.end_section(books); // what follows may be anybody's code (I3)
+            granted.take().flatten().into_iter().for_each(Waker::wake);
             match step {
                 Step::Rest => return,
                 Step::Search => {}
-                Step::Wake(Some(waker)) => waker.wake(),
-                Step::Wake(None) => {}
-                Step::Close(victim) => victim.close(),
+                Step::Wake(waker) => waker.into_iter().for_each(Waker::wake),
+                Step::Close(victim) => {
+                    victim.close();
+                    if !self.is_pressed() {
+                        return; // its slot was granted where it came back, and nobody else waits
+                    }
+                }
                 Step::Ask { lack, partition, asked } => {
                     if !self.ask(lack, &partition, &asked) {
                         in_vain.retain(|(other, _)| *other != lack);
@@ -320,16 +352,35 @@ impl Ledger {
         }
     }
 
+    fn end_section(&self, mut books: MutexGuard<'_, Books>) {
+        self.publish(&books);
+        let departed = books.take_departed();
+        let closing = books.is_closing();
+        drop(books);
+        drop(departed);
+        if closing {
+            self.closings.notify_waiters();
+        }
+    }
+
     /// While the result lives, who waits at `closings` is told of slots that come back.
     pub(super) fn begin_closing(&self) -> Closing<'_> {
         self.lock().closings(1);
         Closing(self)
     }
 
+    /// Writes what has changed: every put reads the line of memory that these are in (I8).
     fn publish(&self, books: &Books) {
-        self.pressure.store(books.pressure(), Ordering::Relaxed);
-        self.unsettled.store(books.is_coming(), Ordering::Relaxed);
-        self.lowered.store(books.is_lowered(), Ordering::Relaxed);
+        let (pressure, unsettled, lowered) = (books.pressure(), books.is_coming(), books.is_lowered());
+        if self.pressure.load(Ordering::Relaxed) != pressure {
+            self.pressure.store(pressure, Ordering::Relaxed);
+        }
+        if self.unsettled.load(Ordering::Relaxed) != unsettled {
+            self.unsettled.store(unsettled, Ordering::Relaxed);
+        }
+        if self.lowered.load(Ordering::Relaxed) != lowered {
+            self.lowered.store(lowered, Ordering::Relaxed);
+        }
     }
 
     /// Frees a slot of other crates' idle descriptors, or of our own. Returns whether one came back.

@@ -73,6 +73,7 @@ mod tests {
             let mut index = HashMap::new();
             let mut warm = HashMap::new();
             for (operation, seat) in operations {
+                let seat = SeatId::of(seat);
                 let at = index.get(&seat).copied();
                 let mut moved = |seat, to| { index.insert(seat, to); };
                 match (operation, at) {

@@ -128,76 +128,131 @@ impl<G> Cell<G> {
 pub(crate) type Place = u64;
 
 /// First come, first served. Sorted by place, so that who leaves is found at once.
+///
+/// There are two for each address, where nobody stands as a rule, or one caller: for those nothing is allocated, and what
+/// was allocated for more is freed when the last has left.
 #[derive(Debug)]
-pub(crate) struct Line<W>(VecDeque<(Place, W)>);
+pub(crate) struct Line<W>(Standing<W>);
+
+#[derive(Debug)]
+enum Standing<W> {
+    AtMostOne(Option<(Place, W)>),
+    Many(VecDeque<(Place, W)>),
+}
 
 impl<W> Line<W> {
     pub(crate) const fn new() -> Self {
-        Self(VecDeque::new())
+        Self(Standing::AtMostOne(None))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        match &self.0 {
+            Standing::AtMostOne(one) => usize::from(one.is_some()),
+            Standing::Many(many) => many.len(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn insert(&mut self, place: Place, who: W) {
-        if self.0.capacity() == 0 {
-            self.0.reserve_exact(1); // most lines are never longer
+        match &mut self.0 {
+            Standing::AtMostOne(nobody @ None) => *nobody = Some((place, who)),
+            Standing::AtMostOne(one @ Some(_)) => {
+                self.0 = Standing::Many(one.take().into_iter().collect());
+                self.insert(place, who);
+            }
+            Standing::Many(many) => {
+                if many.back().is_none_or(|(last, _)| *last < place) {
+                    return many.push_back((place, who));
+                }
+                let index = many.partition_point(|(other, _)| *other < place);
+                many.insert(index, (place, who));
+            }
         }
-        if self.0.back().is_none_or(|(last, _)| *last < place) {
-            return self.0.push_back((place, who));
+    }
+
+    fn index_of(&self, place: Place) -> Option<usize> {
+        match &self.0 {
+            Standing::AtMostOne(one) => one.as_ref().filter(|(other, _)| *other == place).map(|_| 0),
+            Standing::Many(many) if many.front().is_some_and(|(first, _)| *first == place) => Some(0),
+            Standing::Many(many) => many.binary_search_by_key(&place, |(other, _)| *other).ok(),
         }
-        let index = self.0.partition_point(|(other, _)| *other < place);
-        self.0.insert(index, (place, who));
+    }
+
+    fn remove_at(&mut self, index: usize) -> Option<(Place, W)> {
+        match &mut self.0 {
+            Standing::AtMostOne(one) => one.take_if(|_| index == 0),
+            Standing::Many(many) => {
+                let removed = many.remove(index);
+                if many.is_empty() {
+                    *self = Self::new();
+                }
+                removed
+            }
+        }
     }
 
     pub(crate) fn contains(&self, place: Place) -> bool {
-        self.0.binary_search_by_key(&place, |(other, _)| *other).is_ok()
+        self.index_of(place).is_some()
     }
 
     pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut W> {
-        let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
-        self.0.get_mut(index).map(|(_, who)| who)
+        let index = self.index_of(place)?;
+        let standing = match &mut self.0 {
+            Standing::AtMostOne(one) => one.as_mut(),
+            Standing::Many(many) => many.get_mut(index),
+        };
+        standing.map(|(_, who)| who)
     }
 
     pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
-        if self.0.front().is_some_and(|(first, _)| *first == place) {
-            return self.0.pop_front().map(|(_, who)| who);
-        }
-        let index = self.0.binary_search_by_key(&place, |(other, _)| *other).ok()?;
-        self.0.remove(index).map(|(_, who)| who)
+        let index = self.index_of(place)?;
+        self.remove_at(index).map(|(_, who)| who)
     }
 
     pub(crate) fn front(&self) -> Option<&(Place, W)> {
-        self.0.front()
+        self.get(0)
     }
 
     pub(crate) fn remove_first(&mut self, of: impl Fn(&W) -> bool) -> Option<(Place, W)> {
-        let index = self.0.iter().position(|(_, who)| of(who))?;
-        self.0.remove(index)
+        let index = self.iter().position(|(_, who)| of(who))?;
+        self.remove_at(index)
     }
 
     pub(crate) fn remove_all(&mut self, of: impl Fn(&W) -> bool) -> Vec<W> {
-        let (out, stay) = std::mem::take(&mut self.0).into_iter().partition(|(_, who)| of(who));
-        self.0 = stay;
-        let out: VecDeque<_> = out;
-        out.into_iter().map(|(_, who)| who).collect()
+        let all = match std::mem::replace(self, Self::new()).0 {
+            Standing::AtMostOne(one) => one.into_iter().collect(),
+            Standing::Many(many) => many,
+        };
+        let mut out = Vec::new();
+        for (place, who) in all {
+            match of(&who) {
+                true => out.push(who),
+                false => self.insert(place, who),
+            }
+        }
+        out
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<(Place, W)> {
-        self.0.pop_front()
+        self.remove_at(0)
     }
 
     pub(crate) fn get(&self, index: usize) -> Option<&(Place, W)> {
-        self.0.get(index)
+        match &self.0 {
+            Standing::AtMostOne(one) => one.as_ref().filter(|_| index == 0),
+            Standing::Many(many) => many.get(index),
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(Place, W)> {
-        self.0.iter()
+        let (one, many) = match &self.0 {
+            Standing::AtMostOne(one) => (one.as_ref(), None),
+            Standing::Many(many) => (None, Some(many)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
     }
 }
 
@@ -216,6 +271,24 @@ mod tests {
         assert_eq!(line.front(), Some(&(1, 10)));
         let served: Vec<_> = std::iter::from_fn(|| line.pop_front()).map(|(place, _)| place).collect();
         assert_eq!(served, [1, 3, 5, 7]);
+    }
+
+    #[test]
+    fn a_line_is_the_same_with_one_and_with_many() {
+        let mut line = Line::new();
+        for places in [vec![4], vec![4, 2], vec![6, 2, 4]] {
+            places.iter().for_each(|place| line.insert(*place, *place));
+            assert_eq!((line.len(), line.contains(4), line.contains(5)), (places.len(), true, false));
+            assert_eq!(line.iter().map(|(place, _)| *place).min(), line.front().map(|(place, _)| *place));
+            *line.get_mut(4).expect("stands there") = 7;
+            assert_eq!(line.remove_first(|who| *who == 7), Some((4, 7)));
+            assert_eq!((line.len(), line.get(line.len())), (places.len() - 1, None));
+            let mut left = places;
+            left.retain(|place| *place != 4);
+            left.sort_unstable();
+            assert_eq!(line.remove_all(|_| true), left);
+            assert!(line.is_empty() && line.pop_front().is_none());
+        }
     }
 
     #[test]

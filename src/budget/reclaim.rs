@@ -35,7 +35,7 @@ pub struct Registration {
 
 impl Registration {
     pub(super) fn new(partition: &Arc<Partition>, participant: Weak<dyn Reclaim>) -> Self {
-        let id = partition.ledger.lock().participants(partition.account).add(participant);
+        let id = partition.ledger.lock().register(partition.account, participant);
         Self { partition: Arc::clone(partition), id }
     }
 
@@ -56,7 +56,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let removed = self.partition.ledger.lock().participants(self.partition.account).remove(self.id);
+        let removed = self.partition.ledger.lock().unregister(self.partition.account, self.id);
         drop(removed); // outside of the lock: it may be the last trace of the participant
     }
 }
@@ -75,19 +75,19 @@ pub(crate) struct Participants {
 }
 
 impl Participants {
-    fn add(&mut self, participant: Weak<dyn Reclaim>) -> u64 {
+    pub(super) fn add(&mut self, participant: Weak<dyn Reclaim>) -> u64 {
         self.last_id += 1;
         self.list.push((self.last_id, participant));
         self.last_id
     }
 
-    fn remove(&mut self, id: u64) -> Option<Weak<dyn Reclaim>> {
+    pub(super) fn remove(&mut self, id: u64) -> Option<Weak<dyn Reclaim>> {
         let index = self.list.iter().position(|(other, _)| *other == id)?;
         Some(self.list.swap_remove(index).1)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     pub(super) fn alive(&self) -> impl Iterator<Item = Arc<dyn Reclaim>> {

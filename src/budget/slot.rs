@@ -31,6 +31,8 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) const COUNT: usize = 4;
+    /// All but the last.
+    pub(crate) const OF_CONNECTIONS: usize = 3;
 
     fn from_index(index: u8) -> Option<Self> {
         [Kind::Dialing, Kind::Connected, Kind::Closing, Kind::Held].get(usize::from(index)).copied()
@@ -62,26 +64,121 @@ impl Kind {
 pub struct Slot {
     /// Who holds it, if that is tracked and it is held outside of connections. Goes before the partition it names.
     hold: Option<Box<Hold>>,
-    pub(super) partition: Arc<Partition>,
     pub(super) claim: Claim,
 }
 
-/// What the books know a slot by. Written under the ledger's lock.
+/// What the books know a slot by: all of a slot that an idle connection has. Goes back when dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
-    /// The address it is used for, if it is used for one.
-    pub(super) seat: Option<SeatId>,
-    pub(super) weight: usize,
-    pub(super) kind: Kind,
-    /// Its connection is being evicted: somebody waits for it.
-    pub(super) evicted: bool,
-    /// Kind and eviction are kept there instead, when the connection is elsewhere.
-    pub(super) tag: Option<Arc<Tag>>,
+pub(crate) enum Claim {
+    /// Can become Tagged, if it stands for one descriptor. Its use is written under the ledger's lock.
+    Plain { partition: Arc<Partition>, used: Use },
+    /// Its connection is elsewhere, and its use is kept between them. Can become Plain, when the connection loses it.
+    Tagged(Arc<Tag>),
+}
+
+/// What a slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// By an address, one descriptor. Can become Held, or the same of another kind or seat.
+    Seated {
+        seat: SeatId,
+        /// Not Held.
+        kind: Kind,
+        /// Its connection is being evicted: somebody waits for it.
+        evicted: bool,
+    },
+    /// Outside of connections. Can become Seated if it is one descriptor, and fewer by being split.
+    Held(Weight),
+}
+
+/// How many descriptors: fewer than 2⁴⁸, so that all of a [`Use`] is one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weight([u16; 3]);
+
+impl Weight {
+    const NONE: Self = Self([0; 3]);
+    pub(super) const ONE: Self = Self([1, 0, 0]);
+    /// No process has as many descriptors; sums of what is wanted stay far from overflow.
+    pub(super) const MOST: usize = usize::MAX >> 16;
+
+    fn new(descriptors: usize) -> Self {
+        debug_assert!(descriptors <= Self::MOST, "BUG: more than anybody may ask for");
+        let descriptors = descriptors as u64;
+        Self([descriptors as u16, (descriptors >> 16) as u16, (descriptors >> 32) as u16])
+    }
+
+    fn get(self) -> usize {
+        let Self([low, middle, high]) = self;
+        (u64::from(high) << 32 | u64::from(middle) << 16 | u64::from(low)) as usize
+    }
+}
+
+impl Use {
+    pub(super) const NOTHING: Self = Self::Held(Weight::NONE);
+
+    pub(super) fn seated(seat: SeatId, kind: Kind) -> Self {
+        Self::Seated { seat, kind, evicted: false }
+    }
+
+    pub(super) fn held(weight: usize) -> Self {
+        Self::Held(Weight::new(weight))
+    }
+
+    pub(super) fn weight(self) -> usize {
+        match self {
+            Self::Seated { .. } => 1,
+            Self::Held(weight) => weight.get(),
+        }
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Seated { kind, .. } => kind,
+            Self::Held(_) => Kind::Held,
+        }
+    }
+}
+
+impl Claim {
+    pub(super) fn partition(&self) -> &Arc<Partition> {
+        match self {
+            Self::Plain { partition, .. } => partition,
+            Self::Tagged(tag) => &tag.partition,
+        }
+    }
+
+    pub(super) fn used(&self) -> Use {
+        match self {
+            Self::Plain { used, .. } => *used,
+            Self::Tagged(tag) => tag.used().unwrap_or(Use::NOTHING),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.used().weight() == 0 {
+            return;
+        }
+        match self {
+            Self::Plain { partition, used } => {
+                let mut books = partition.ledger.lock();
+                books.release(partition.account, *used);
+                partition.ledger.settle(books);
+            }
+            Self::Tagged(tag) => {
+                let mut books = tag.partition.ledger.lock();
+                let used = books.untag(tag);
+                books.release(tag.partition.account, used);
+                tag.partition.ledger.settle(books);
+            }
+        }
+    }
 }
 
 impl Slot {
-    pub(super) fn new(partition: Arc<Partition>, seat: Option<SeatId>, weight: usize, kind: Kind) -> Self {
-        Self { partition, claim: Claim { seat, weight, kind, evicted: false, tag: None }, hold: None }
+    pub(super) fn new(partition: Arc<Partition>, used: Use) -> Self {
+        Self { hold: None, claim: Claim::Plain { partition, used } }
     }
 
     /// Notes who has it, if that is tracked.
@@ -91,9 +188,10 @@ impl Slot {
     }
 
     fn note(&mut self, site: Option<Site>) {
-        if let Some(holds) = self.partition.ledger.holds.as_ref().filter(|_| self.claim.weight > 0) {
-            let hold = holds.note(None, self.claim.weight, site);
-            hold.is_of(self.partition.account, None);
+        let (partition, weight) = (self.claim.partition(), self.weight());
+        if let Some(holds) = partition.ledger.holds.as_ref().filter(|_| weight > 0) {
+            let hold = holds.note(None, weight, site);
+            hold.is_of(partition.account, None);
             self.hold = Some(Box::new(hold));
         }
     }
@@ -101,7 +199,7 @@ impl Slot {
     /// It is held by somebody else from now on, or is a dial's.
     pub(crate) fn changes_hands(&mut self, hold: Option<Box<Hold>>) {
         if let Some(hold) = &hold {
-            hold.is_of(self.partition.account, None);
+            hold.is_of(self.claim.partition().account, None);
         }
         self.hold = hold;
     }
@@ -115,14 +213,15 @@ impl Slot {
     ///
     /// Splitting all off leaves a slot of weight 0, which stands for nothing.
     pub fn split(&mut self, n: usize) -> Option<Slot> {
-        let claim = &mut self.claim;
-        claim.weight = claim.weight.checked_sub(n)?;
-        let mut slot = Slot::new(Arc::clone(&self.partition), claim.seat, n, claim.kind);
-        if claim.weight == 0 {
-            slot.claim.tag = claim.tag.take();
-            slot.hold = self.hold.take();
-        } else if n > 0 {
-            slot.hold = self.hold.as_mut().map(|hold| Box::new(hold.split(n)));
+        let left = self.weight().checked_sub(n)?;
+        let mut slot = Slot::empty(self.claim.partition());
+        match (&mut self.claim, &mut slot.claim) {
+            _ if left == 0 => std::mem::swap(self, &mut slot),
+            (Claim::Plain { used, .. }, Claim::Plain { used: parted, .. }) if n > 0 => {
+                (*used, *parted) = (Use::held(left), Use::held(n));
+                slot.hold = self.hold.as_mut().map(|hold| Box::new(hold.split(n)));
+            }
+            _ => {}
         }
         Some(slot)
     }
@@ -130,48 +229,38 @@ impl Slot {
     /// How many descriptors it stands for: 1, unless it came from
     /// [`acquire_many`](crate::Budget::acquire_many) or was split.
     pub fn weight(&self) -> usize {
-        self.claim.weight
+        self.claim.used().weight()
     }
 
     pub(crate) fn belongs_to(&self, partition: &Arc<Partition>) -> bool {
-        Arc::ptr_eq(&self.partition, partition)
+        Arc::ptr_eq(self.claim.partition(), partition)
     }
 
     pub(crate) fn sits_at(&self, seat: SeatId) -> bool {
-        self.claim.seat == Some(seat)
+        matches!(self.claim.used(), Use::Seated { seat: at, .. } if at == seat)
     }
 
     /// A slot that stands for nothing.
     pub(crate) fn empty(partition: &Arc<Partition>) -> Self {
-        Self::new(Arc::clone(partition), None, 0, Kind::Held)
+        Self::new(Arc::clone(partition), Use::NOTHING)
     }
 
     /// Parts the slot from its connection, which keeps the tag.
     pub(crate) fn tagged(mut self) -> (Self, Elsewhere) {
-        let claim = &mut self.claim;
-        let tag = Arc::new(Tag { kind: AtomicU8::new(claim.kind as u8), evicted: AtomicBool::new(false) });
-        claim.tag = Some(Arc::clone(&tag));
-        let elsewhere = Elsewhere { partition: Arc::clone(&self.partition), seat: claim.seat, tag };
-        (self, elsewhere)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if self.claim.weight > 0 {
-            let ledger = &self.partition.ledger;
-            let mut books = ledger.lock();
-            books.release(self.partition.account, &mut self.claim);
-            ledger.settle(books);
+        let tag = Arc::new(Tag::new(Arc::clone(self.claim.partition()), self.claim.used()));
+        if let Claim::Plain { used, .. } = &mut self.claim {
+            *used = Use::NOTHING; // goes on in the tag
         }
+        self.claim = Claim::Tagged(Arc::clone(&tag));
+        (self, Elsewhere(tag))
     }
 }
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot")
-            .field("weight", &self.claim.weight)
-            .field("kind", &self.claim.kind)
+            .field("weight", &self.weight())
+            .field("kind", &self.claim.used().kind())
             .finish_non_exhaustive()
     }
 }
@@ -180,6 +269,9 @@ impl fmt::Debug for Slot {
 /// hands. Written under the ledger's lock only.
 #[derive(Debug)]
 pub(crate) struct Tag {
+    pub(super) partition: Arc<Partition>,
+    /// `None`: the slot is no address's, as in a [detached](crate::DialContext::detached) dial.
+    seat: Option<SeatId>,
     kind: AtomicU8,
     evicted: AtomicBool,
 }
@@ -187,9 +279,20 @@ pub(crate) struct Tag {
 impl Tag {
     const GONE: u8 = u8::MAX;
 
+    /// Of one descriptor.
+    fn new(partition: Arc<Partition>, used: Use) -> Self {
+        let seat = match used {
+            Use::Seated { seat, .. } => Some(seat),
+            Use::Held(_) => None,
+        };
+        let kind = AtomicU8::new(used.kind() as u8);
+        Self { partition, seat, kind, evicted: AtomicBool::new(false) }
+    }
+
     /// `None` once the slot has gone, and the descriptor with it.
-    pub(super) fn kind(&self) -> Option<Kind> {
-        Kind::from_index(self.kind.load(Ordering::Relaxed))
+    pub(super) fn used(&self) -> Option<Use> {
+        let kind = Kind::from_index(self.kind.load(Ordering::Relaxed))?;
+        Some(self.seat.map_or(Use::Held(Weight::ONE), |seat| Use::seated(seat, kind)))
     }
 
     pub(super) fn set(&self, kind: Option<Kind>) {
@@ -209,7 +312,7 @@ impl Tag {
 #[derive(Debug)]
 pub(crate) enum Lease {
     /// The connection owns its descriptor, and so its slot.
-    Own(Slot),
+    Own(Claim),
     /// Somebody else owns the descriptor, and the slot with it.
     Elsewhere(Elsewhere),
 }
@@ -220,33 +323,58 @@ impl Lease {
     pub(crate) fn is_gone(&self) -> bool {
         match self {
             Lease::Own(_) => false,
-            Lease::Elsewhere(elsewhere) => elsewhere.tag.kind().is_none(),
+            Lease::Elsewhere(Elsewhere(tag)) => tag.used().is_none(),
         }
     }
 
     pub(crate) fn into_slot(self) -> Option<Slot> {
         match self {
-            Lease::Own(slot) => Some(slot),
+            Lease::Own(claim) => Some(claim.into()),
             Lease::Elsewhere(_) => None,
         }
+    }
+}
+
+impl From<Claim> for Slot {
+    fn from(claim: Claim) -> Self {
+        Self { hold: None, claim }
+    }
+}
+
+impl From<Slot> for Lease {
+    fn from(slot: Slot) -> Self {
+        Self::Own(slot.claim)
     }
 }
 
 /// The claim of a connection whose descriptor, and slot, somebody else owns. When it goes first, the slot
 /// counts as closing until it goes too.
 #[derive(Debug)]
-pub(crate) struct Elsewhere {
-    pub(super) partition: Arc<Partition>,
-    pub(super) seat: Option<SeatId>,
-    pub(super) tag: Arc<Tag>,
-}
+pub(crate) struct Elsewhere(pub(super) Arc<Tag>);
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        let ledger = &self.partition.ledger;
+        let ledger = &self.0.partition.ledger;
         let mut books = ledger.lock();
-        books.reassign_elsewhere(self, Kind::Closing);
+        books.relabel_elsewhere(self, Kind::Closing);
         ledger.settle(books);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_survives_packing() {
+        for descriptors in [0, 1, 0x1_0000, Weight::MOST / 3, Weight::MOST] {
+            assert_eq!(Weight::new(descriptors).get(), descriptors);
+        }
+    }
+
+    #[test]
+    fn what_an_idle_connection_has_of_its_slot_is_two_words() {
+        assert_eq!(size_of::<Option<Lease>>(), 2 * size_of::<usize>());
     }
 }
 

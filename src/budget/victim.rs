@@ -65,6 +65,10 @@ impl Hint {
     }
 }
 
+/// What is read of a candidate: its packed hint, and since when its oldest idle connection is unused. Both fit in
+/// registers.
+pub(crate) type Glance = (u64, u32);
+
 /// How good a victim is: the greater, the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Score {
@@ -93,6 +97,14 @@ pub(crate) fn score(hint: Hint, surplus_since_ms: u32, now_ms: u32) -> Option<Sc
         Some(average) => exp2(average).abs_diff(unused_ms),
     };
     Some(Score { absence_ms, unused_ms })
+}
+
+impl Score {
+    /// For comparison by one instruction.
+    #[inline]
+    fn key(self) -> u64 {
+        u64::from(self.absence_ms) << 32 | u64::from(self.unused_ms)
+    }
 }
 
 #[inline]
@@ -127,45 +139,55 @@ impl Sampler {
         Sampler { state: seed }
     }
 
-    /// The best victim among a sample of the candidates `0..n`, of which `read` tells the hint and since when the
-    /// oldest idle connection is unused. `None`: none of the sample had any, and others still may.
+    /// The best victim among a sample of the candidates `0..n`. `None`: none of the sample had any idle connection, and
+    /// others still may.
     pub(crate) fn choose(
         &mut self,
         n: usize,
         now_ms: u32,
-        mut read: impl FnMut(usize) -> (Hint, u32),
+        mut read: impl FnMut(usize) -> Glance,
     ) -> Option<usize> {
         let mut best = Best::default();
-        let mut look = |best: &mut Best, index| {
-            let (hint, surplus_since_ms) = read(index);
-            if let Some(score) = score(hint, surplus_since_ms, now_ms) {
-                best.offer(index, score);
+        // Beginning anywhere, since the first of equals wins.
+        let first = self.below(n.min(SAMPLE));
+        if n < SAMPLE {
+            for index in (first..n).chain(0..first) {
+                best.judge(index, read(index), now_ms);
             }
-        };
+            return best.index();
+        }
         for _ in 0..ROUNDS {
-            self.spread(n).for_each(|index| look(&mut best, index));
-            if best.offered >= ENOUGH || n <= SAMPLE {
-                return best.index();
+            let sample = self.spread(n);
+            // All are read before any is judged: where they are cold in memory, that fetches them side by side.
+            let mut hints = [(0, 0); SAMPLE];
+            for (hint, index) in hints.iter_mut().zip(sample) {
+                *hint = read(index);
+            }
+            for at in (first..first + SAMPLE).map(|at| at % SAMPLE) {
+                best.judge(sample[at], hints[at], now_ms);
+            }
+            if best.offered >= ENOUGH || n == SAMPLE {
+                break;
             }
         }
         best.index()
     }
 
-    /// One random index out of each of `SAMPLE` equal parts of `0..n`, beginning with any part, since the first of
-    /// equals wins; every index once if there are no more than `SAMPLE`.
-    fn spread(&mut self, n: usize) -> impl Iterator<Item = usize> {
-        let parts = n.min(SAMPLE);
-        let first = self.below(parts);
-        // By a constant, which is a shift: with fewer than `SAMPLE`, each part is one index.
-        let start = move |part: usize| if parts < SAMPLE { part } else { part * n / SAMPLE };
-        (first..parts)
-            .chain(0..first)
-            .map(move |part| start(part) + self.below(start(part + 1) - start(part)))
+    /// One random index out of each of `SAMPLE` equal parts of `0..n`, which is no smaller.
+    fn spread(&mut self, n: usize) -> [usize; SAMPLE] {
+        let mut sample = [0; SAMPLE];
+        let start = |part: usize| part * n / SAMPLE; // by a constant, which is a shift
+        let within = |part, random| start(part) + scaled(random, start(part + 1) - start(part));
+        for (pair, indexes) in sample.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let random = self.next(); // does for two
+            *indexes = [within(2 * pair, random), within(2 * pair + 1, random << 32)];
+        }
+        sample
     }
 
     /// A number below `n`, or 0 if there is none.
     fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        scaled(self.next(), n)
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -177,18 +199,27 @@ impl Sampler {
     }
 }
 
+/// A random number scaled to one below `n`, by its upper half; 0 if `n` is.
+#[inline]
+fn scaled(random: u64, n: usize) -> usize {
+    ((u128::from(random) * n as u128) >> 64) as usize
+}
+
 /// The best candidate so far, and out of how many.
 #[derive(Debug, Default)]
 struct Best {
-    chosen: Option<(usize, Score)>,
+    chosen: Option<(usize, u64)>,
     offered: usize,
 }
 
 impl Best {
-    fn offer(&mut self, index: usize, score: Score) {
+    #[inline]
+    fn judge(&mut self, index: usize, (hint, surplus_since_ms): Glance, now_ms: u32) {
+        let Some(score) = score(Hint::unpack(hint), surplus_since_ms, now_ms) else { return };
         self.offered += 1;
-        if self.chosen.is_none_or(|(_, best)| score > best) {
-            self.chosen = Some((index, score));
+        let key = score.key();
+        if self.chosen.is_none_or(|(_, best)| key > best) {
+            self.chosen = Some((index, key));
         }
     }
 
@@ -325,9 +356,13 @@ mod tests {
     #[test]
     fn a_small_set_is_looked_at_completely_and_once() {
         for n in 0..=SAMPLE {
-            let mut drawn: Vec<usize> = Sampler::new(n as u64).spread(n).collect();
-            drawn.sort_unstable();
-            assert!(drawn.iter().copied().eq(0..n), "{n}: {drawn:?}");
+            let mut looked_at = Vec::new();
+            Sampler::new(n as u64).choose(n, 10, |index| {
+                looked_at.push(index);
+                (Hint::new(0, None, 0).pack(), 0)
+            });
+            looked_at.sort_unstable();
+            assert!(looked_at.iter().copied().eq(0..n), "{n}: {looked_at:?}");
         }
     }
 
@@ -335,7 +370,7 @@ mod tests {
     fn a_sample_is_distinct_and_in_range() {
         let mut sampler = Sampler::new(1);
         for n in (SAMPLE..2000).chain([100_000, 1 << 31]) {
-            let mut drawn: Vec<usize> = sampler.spread(n).collect();
+            let mut drawn = sampler.spread(n).to_vec();
             drawn.sort_unstable();
             drawn.dedup();
             assert_eq!(drawn.len(), SAMPLE);
@@ -350,7 +385,7 @@ mod tests {
             let mut drawn = vec![0_u32; n];
             let rounds = 40_000;
             for _ in 0..rounds {
-                sampler.spread(n).for_each(|index| drawn[index] += 1);
+                sampler.spread(n).into_iter().for_each(|index| drawn[index] += 1);
             }
             let fair = f64::from(rounds) * SAMPLE as f64 / n as f64;
             // Parts differ by one index in size, which is a factor of two where they have one or two.
@@ -365,7 +400,7 @@ mod tests {
     fn the_same_seed_chooses_the_same() {
         let choices = |seed| {
             let mut sampler = Sampler::new(seed);
-            let read = |index: usize| (Hint::new(index as u32 % 7, None, 1), 0);
+            let read = |index: usize| (Hint::new(index as u32 % 7, None, 1).pack(), 0);
             (0..50).map(|_| sampler.choose(1000, 10, read)).collect::<Vec<_>>()
         };
         assert_eq!(choices(1), choices(1));
@@ -377,7 +412,7 @@ mod tests {
         let mut sampler = Sampler::new(3);
         for n in 1..=SAMPLE {
             for best in 0..n {
-                let read = |index| (Hint::new(if index == best { 5 } else { 6 }, log(2), 1), 0);
+                let read = |index| (Hint::new(if index == best { 5 } else { 6 }, log(2), 1).pack(), 0);
                 assert_eq!(sampler.choose(n, 100, read), Some(best));
             }
         }
@@ -387,7 +422,7 @@ mod tests {
     fn nothing_to_choose_from_is_none() {
         let mut sampler = Sampler::new(4);
         for n in [0, 1, SAMPLE, SAMPLE + 1, 1000] {
-            assert_eq!(sampler.choose(n, 10, |_| (Hint::new(0, None, 0), 0)), None);
+            assert_eq!(sampler.choose(n, 10, |_| (Hint::new(0, None, 0).pack(), 0)), None);
         }
     }
 
@@ -396,7 +431,7 @@ mod tests {
         let mut sampler = Sampler::new(5);
         for n in 1..=SAMPLE {
             for only in 0..n {
-                let read = |index| (Hint::new(0, None, usize::from(index == only)), 0);
+                let read = |index| (Hint::new(0, None, usize::from(index == only)).pack(), 0);
                 assert_eq!(sampler.choose(n, 10, read), Some(only));
             }
         }
@@ -408,7 +443,7 @@ mod tests {
             let mut sampler = Sampler::new(6);
             let mut chosen = vec![false; n];
             for _ in 0..n * 50 {
-                let index = sampler.choose(n, 10, |_| (Hint::new(0, None, 1), 0));
+                let index = sampler.choose(n, 10, |_| (Hint::new(0, None, 1).pack(), 0));
                 chosen[index.expect("all are idle")] = true;
             }
             assert!(chosen.iter().all(|&chosen| chosen));
@@ -421,7 +456,7 @@ mod tests {
             let mut looks = 0;
             let chosen = Sampler::new(7).choose(100_000, 10, |index| {
                 looks += 1;
-                (Hint::new(0, None, usize::from(idle_of(index))), 0)
+                (Hint::new(0, None, usize::from(idle_of(index))).pack(), 0)
             });
             assert!(chosen.is_none_or(idle_of));
             looks

@@ -61,7 +61,7 @@ impl fmt::Debug for SlotShare {
 
 impl DialContext {
     pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
-        Self { budget, lease: Mutex::new(Parts::Alone(Some(Lease::Own(slot)))) }
+        Self { budget, lease: Mutex::new(Parts::Alone(Some(Lease::from(slot)))) }
     }
 
     /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
@@ -102,8 +102,8 @@ impl DialContext {
     /// If called twice: a dial has one slot. Ask for [more](Self::try_extra_slot).
     pub fn hold<Io>(&self, io: Io) -> Held<Io> {
         let slot = self.lease.lock().with(|lease| match lease.take() {
-            Some(Lease::Own(slot)) => {
-                let (slot, elsewhere) = slot.tagged();
+            Some(Lease::Own(claim)) => {
+                let (slot, elsewhere) = Slot::from(claim).tagged();
                 *lease = Some(Lease::Elsewhere(elsewhere));
                 Some(slot)
             }

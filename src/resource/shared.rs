@@ -16,7 +16,7 @@ use super::pace::{Limits, Pace};
 use super::settings::Settings;
 use crate::address::Address;
 use crate::budget::books::Books;
-use crate::budget::ledger::{Ledger, Partition, Seating};
+use crate::budget::ledger::{Ledger, Notice, Partition, Seating};
 use crate::budget::queue::{Cell, Line, Place};
 use crate::budget::slot::{Kind, Slot};
 use crate::budget::victim::Hint;
@@ -75,12 +75,7 @@ fn saturated(count: usize) -> u32 {
 /// What an address lets others know of itself: written under its lock, read without.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// What victims are chosen by. See [`Hint::pack`].
-    hint: AtomicU64,
-    /// Since when the oldest of several idle ones rests.
-    surplus_since: AtomicU32,
-    /// Idle connections that the keeper looks at just now.
-    lent: AtomicU32,
+    pub(super) notice: Notice,
     /// Connections given out that had served before, since something was opened here.
     reused: AtomicU64,
     /// Callers that got in line behind others, likewise.
@@ -89,19 +84,9 @@ pub(crate) struct Published {
 
 impl Published {
     pub(super) fn clear(&self) {
-        let Self { hint, surplus_since, lent, reused, waits } = self;
+        let Self { notice: Notice { hint, surplus_since, lent }, reused, waits } = self;
         [hint, reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
         [surplus_since, lent].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
-    }
-
-    pub(crate) fn read(&self) -> (Hint, u32) {
-        let hint = Hint::unpack(self.hint.load(Ordering::Relaxed));
-        (hint, self.surplus_since.load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    fn lent(&self) -> usize {
-        self.lent.load(Ordering::Relaxed) as usize
     }
 
     #[inline]
@@ -250,12 +235,13 @@ impl<C> State<C> {
     /// Tells the books' searches what is here. Every change of the idle ones ends with it.
     #[inline]
     fn publish(&self, published: &Published) {
-        let idle = self.idle.len() + published.lent();
-        let hint = Hint::with_idle(published.hint.load(Ordering::Relaxed), idle);
-        published.hint.store(hint, Ordering::Relaxed);
+        let notice = &published.notice;
+        let idle = self.idle.len() + notice.lent();
+        let hint = Hint::with_idle(notice.hint.load(Ordering::Relaxed), idle);
+        notice.hint.store(hint, Ordering::Relaxed);
         if idle > 1 {
             let since = self.idle.oldest_since().map_or(0, Tick::millis);
-            published.surplus_since.store(since, Ordering::Relaxed);
+            notice.surplus_since.store(since, Ordering::Relaxed);
         }
     }
 
@@ -264,7 +250,7 @@ impl<C> State<C> {
     fn touch(&mut self, published: &Published, now: Tick) {
         if self.history.touch(now.millis()) {
             let hint = Hint::new(self.history.last().unwrap_or_default(), self.history.average(), 0);
-            published.hint.store(hint.pack(), Ordering::Relaxed);
+            published.notice.hint.store(hint.pack(), Ordering::Relaxed);
         }
     }
 
@@ -655,7 +641,7 @@ impl<C> Shared<C> {
 
     /// Connections that rest here, at a glance.
     pub(crate) fn resting(&self) -> usize {
-        usize::from(self.state.published.read().0.idle)
+        usize::from(Hint::unpack(self.state.published.notice.read().0).idle)
     }
 
     pub(crate) fn stats(&self) -> ResourceStats {
@@ -663,7 +649,7 @@ impl<C> Shared<C> {
         let mut stats = ResourceStats::default();
         if let Some(seat) = self.seating.get() {
             let counts = books.counts_of(seat);
-            stats.idle = state.idle.len() + self.state.published.lent();
+            stats.idle = state.idle.len() + self.state.published.notice.lent();
             stats.in_use = counts.get(Kind::Connected).saturating_sub(stats.idle);
             stats.dialing = counts.get(Kind::Dialing);
             stats.closing = counts.get(Kind::Closing);
@@ -689,7 +675,7 @@ impl<C> Shared<C> {
     pub(crate) fn lacks_idle(&self) -> bool {
         let (books, state) = self.both();
         let stock = state.settings.min_idle.min(state.settings.max_idle);
-        let idle = state.idle.len() + self.state.published.lent();
+        let idle = state.idle.len() + self.state.published.notice.lent();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
         !state.closed && idle + dials.saturating_sub(state.dialing()) < stock
     }

@@ -74,6 +74,23 @@ pub fn run(report: &mut Report) {
     });
 }
 
+/// Nothing but evicting gets, each with its put, once all slots have something idle in them.
+pub fn run_loop(addresses: usize, gets: usize) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let budget = Budget::new(IDLE);
+    let to: Vec<_> = (0..addresses).map(address).collect();
+    let resources = resources::<Unit>(&to, &budget);
+    runtime.block_on(evicting_gets(&resources, &mut Draw::default(), IDLE + gets));
+}
+
+async fn evicting_gets(resources: &[ConnResource<Unit>], keys: &mut Draw, gets: usize) {
+    for _ in 0..gets {
+        let conn = resources[keys.below(resources.len())].get().fresh().await.expect("a connection");
+        black_box(&*conn);
+        conn.put();
+    }
+}
+
 fn our_name(addresses: usize) -> String {
     format!("fdpool, {addresses}")
 }
@@ -93,11 +110,7 @@ fn fdpool(resources: Arc<[ConnResource<Unit>]>) -> Contender {
         let (resources, draw) = (Arc::clone(&resources), Arc::clone(&draw));
         async move {
             let mut keys = draw.lock().clone();
-            for _ in 0..n {
-                let conn = resources[keys.below(resources.len())].get().fresh().await.expect("a connection");
-                black_box(&*conn);
-                conn.put();
-            }
+            evicting_gets(&resources, &mut keys, n).await;
             *draw.lock() = keys;
         }
     })

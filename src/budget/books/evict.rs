@@ -3,6 +3,8 @@
 use super::{AccountId, Books, ROOT, SEARCH_CHUNK, SeatId, Served, Step, Turn};
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::budget::reclaim::Asked;
 use crate::clock;
 
@@ -30,6 +32,12 @@ impl Lack {
     }
 }
 
+/// Accounts, which are one as a rule.
+pub(super) type Tree = SmallVec<[AccountId; 4]>;
+
+/// What those lack who were passed over: one, as a rule.
+pub(super) type Lacks = SmallVec<[Lack; 1]>;
+
 impl Books {
     /// Whether so many slots are wanting, by more than what is coming.
     fn lacks(&self, Lack { account: id, whose }: Lack, coming: usize) -> bool {
@@ -41,8 +49,17 @@ impl Books {
         }
         let for_dials = account.demand - account.applicants_weight;
         let wanted = account.applicants_weight.saturating_add(for_dials.min(self.dial_room(id)));
+        let kept = self.kept_from(id, whose);
+        used.saturating_add(wanted).saturating_add(kept) > allowed
+    }
+
+    /// What is kept for children, and not what they wait for by themselves.
+    fn kept_from(&self, id: AccountId, whose: Whose) -> usize {
+        let account = &self.accounts[id];
+        if account.floored == 0 {
+            return 0;
+        }
         let stock = self.stock(id);
-        // What is kept for a child, and not what that waits for by itself.
         let kept = |child: &AccountId| {
             let share = self.share(*child);
             let kept = match whose {
@@ -51,13 +68,15 @@ impl Books {
             };
             kept.saturating_sub(self.accounts[*child].demand)
         };
-        let kept = account.children.iter().map(kept).fold(0, usize::saturating_add);
-        used.saturating_add(wanted).saturating_add(kept) > allowed
+        account.children.iter().map(kept).fold(0, usize::saturating_add)
     }
 
     /// `in_vain`: where participants were asked before, as of which tidings.
     pub(in crate::budget) fn step(&mut self, in_vain: &[(Lack, u64)]) -> Step {
-        let mut short = Vec::new();
+        if self.pressure() == 0 {
+            return Step::Rest;
+        }
+        let mut short = Lacks::new();
         if let Served::Granted(waker) = self.serve_account(ROOT, usize::MAX, &mut short) {
             return Step::Wake(waker);
         }
@@ -81,8 +100,11 @@ impl Books {
 
     /// Asks other crates, if there are any that could help.
     pub(in crate::budget) fn ask(&mut self, lack: Lack) -> Option<Step> {
+        if self.registered == 0 {
+            return None;
+        }
         let tree = self.within_reach(lack);
-        if tree.iter().all(|id| self.accounts[*id].participants.is_empty()) {
+        if tree.iter().all(|id| self.accounts[*id].participants.len() == 0) {
             return None;
         }
         let participants = tree.iter().flat_map(|id| self.accounts[*id].participants.alive()).collect();
@@ -98,7 +120,10 @@ impl Books {
 
     /// The accounts where a slot that comes free is of use. A child that has no more than is kept for it would have to
     /// be given back what is taken from it.
-    fn within_reach(&self, Lack { account, whose }: Lack) -> Vec<AccountId> {
+    fn within_reach(&self, Lack { account, whose }: Lack) -> Tree {
+        if self.accounts[account].children.is_empty() {
+            return smallvec![account];
+        }
         let stock = self.stock(account);
         let helps = |child: &&AccountId| {
             let share = self.share(**child);
@@ -113,11 +138,11 @@ impl Books {
     }
 
     /// An account and all below it.
-    pub(super) fn tree(&self, account: AccountId) -> Vec<AccountId> {
-        let mut tree = vec![account];
+    pub(super) fn tree(&self, account: AccountId) -> Tree {
+        let mut tree: Tree = smallvec![account];
         let mut next = 0;
         while let Some(&id) = tree.get(next) {
-            tree.extend(&self.accounts[id].children);
+            tree.extend_from_slice(&self.accounts[id].children);
             next += 1;
         }
         tree
@@ -125,23 +150,9 @@ impl Books {
 
     /// Takes the idle connection out that is least likely to be wanted next, of those that help. `None`: none is idle.
     pub(in crate::budget) fn evict(&mut self, lack: Lack) -> Option<Step> {
-        let now = clock::now().millis();
         let tree = self.within_reach(lack);
         for _ in 0..2 {
-            let warm: Vec<&[SeatId]> = tree.iter().map(|id| self.accounts[*id].members.warm()).collect();
-            let count = warm.iter().map(|seats| seats.len()).sum();
-            let seats = &self.seats;
-            let at = |mut index: usize| {
-                for part in &warm {
-                    match part.get(index) {
-                        Some(seat) => return *seat,
-                        None => index -= part.len(),
-                    }
-                }
-                unreachable!("BUG: a candidate out of range")
-            };
-            let chosen = self.sampler.choose(count, now, |index| seats[at(index)].member.hint()).map(at);
-            match chosen {
+            match self.choose(&tree) {
                 Some(seat) => {
                     if let Some(step) = self.evict_from(seat) {
                         return Some(step);
@@ -161,6 +172,28 @@ impl Books {
         Some(Step::Search)
     }
 
+    /// The best victim of a sample, by the hints.
+    fn choose(&mut self, tree: &Tree) -> Option<SeatId> {
+        let (accounts, seats, now) = (&self.accounts, &self.seats, clock::now().millis());
+        let warm = |id: &AccountId| accounts[*id].members.warm();
+        if let [only] = tree.as_slice() {
+            let warm = warm(only);
+            let chosen = self.sampler.choose(warm.len(), now, |index| seats[warm[index]].hint());
+            return chosen.map(|index| warm[index]);
+        }
+        let at = |mut index: usize| {
+            for part in tree.iter().map(warm) {
+                match part.get(index) {
+                    Some(seat) => return *seat,
+                    None => index -= part.len(),
+                }
+            }
+            unreachable!("BUG: a candidate out of range")
+        };
+        let count = tree.iter().map(|id| warm(id).len()).sum();
+        self.sampler.choose(count, now, |index| seats[at(index)].hint()).map(at)
+    }
+
     fn evict_from(&mut self, seat: SeatId) -> Option<Step> {
         match Arc::clone(&self.seats[seat].member).evict() {
             Some(mut victim) => {
@@ -177,8 +210,11 @@ impl Books {
     /// Whether a slot that comes free in an account is somebody else's: somebody lacks it who is before `mine`,
     /// the turn of `seat`, if anybody queues there.
     pub(crate) fn is_claimed(&self, account: AccountId, seat: Option<SeatId>) -> bool {
+        if self.accounts[ROOT].demand == 0 {
+            return false;
+        }
         let mut me = seat.map(Turn::Seat);
-        let mut mine = seat.and_then(|seat| self.seats[seat].turn);
+        let mut mine = seat.and_then(|seat| self.turn_of(seat));
         let (mut below, mut next) = (None, Some(account));
         while let Some(id) = next {
             let account = &self.accounts[id];

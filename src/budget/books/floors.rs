@@ -34,6 +34,11 @@ pub(super) struct Stock {
 }
 
 impl Stock {
+    /// All that is free, where no child has a floor.
+    pub(super) fn without_floors(free: usize) -> Self {
+        Self { free, kept: 0, level: usize::MAX }
+    }
+
     pub(super) fn new(free: usize, children: impl Iterator<Item = Share> + Clone) -> Self {
         let up_to =
             |level| children.clone().fold(0, |sum: usize, child| sum.saturating_add(child.up_to(level)));

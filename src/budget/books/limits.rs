@@ -38,6 +38,9 @@ impl Books {
     pub(super) fn stock(&self, account: AccountId) -> Stock {
         let of = &self.accounts[account];
         let free = self.own_limit(account).saturating_sub(of.counts.total());
+        if of.floored == 0 {
+            return Stock::without_floors(free);
+        }
         Stock::new(free, of.children.iter().map(|child| self.share(*child)))
     }
 
@@ -105,7 +108,7 @@ impl Books {
     }
 
     /// So many slots are what the rest of the process leaves.
-    pub(in crate::budget) fn leave(&mut self, ceiling: usize) {
+    pub(in crate::budget) fn cap(&mut self, ceiling: usize) {
         if self.audit.leave(ceiling) {
             self.recheck(ROOT);
         }
@@ -121,7 +124,7 @@ impl Books {
         self.recheck(ROOT);
     }
 
-    /// Keeps account of whether an account is over its limit.
+    /// Keeps account of whether an account is over its limit, after its limit or its total has changed.
     pub(super) fn recheck(&mut self, account: AccountId) {
         let over = self.accounts[account].counts.total() > self.own_limit(account);
         let before = std::mem::replace(&mut self.accounts[account].over, over);
@@ -137,6 +140,9 @@ impl Books {
     }
 
     pub(crate) fn is_over(&self, account: AccountId) -> bool {
+        if self.over == 0 {
+            return false;
+        }
         let mut next = Some(account);
         while let Some(id) = next {
             if self.accounts[id].over {

@@ -2,32 +2,90 @@
 
 use std::sync::Arc;
 
-use super::{AccountId, Books, Counts, SeatId, Turn};
-use crate::budget::ledger::{Member, Seating};
+use super::rows::Ordinal;
+use super::{AccountId, Books, Departing, SeatId, Turn};
+use crate::budget::ledger::{Member, Notice, Seating};
 use crate::budget::queue::Place;
-use crate::budget::slot::Kind;
+use crate::budget::slot::{Kind, Use};
+use crate::budget::victim::{Glance, Hint};
 
-/// One address in the books: it has slots out, or waits for some.
+/// One address in the books: it has slots out, or waits for some. There is one for each address with something idle, so
+/// it is small.
 pub(crate) struct Seat {
     pub(crate) member: Arc<dyn Member>,
+    /// The member's, at hand: each search reads those of many.
+    notice: &'static Notice,
     pub(super) account: AccountId,
-    pub(crate) counts: Counts,
-    /// Callers that queue at the address for a slot, as far as is known: those who get in line behind others, or are
-    /// served by what comes back while others stay, are not told of.
-    pub(super) queued: usize,
-    /// How many of them may dial now.
-    pub(super) demand: usize,
-    /// Its place in the turns, while somebody queues. Kept while `max_conns` bars it from the ring.
-    pub(super) turn: Option<Place>,
+    pub(crate) slots: Slots,
+    /// Of those who queue there, while somebody does.
+    pub(super) queue: Option<QueueId>,
     /// Where it is among the account's members, while it has slots.
-    pub(super) index: Option<usize>,
+    pub(super) index: Option<Ordinal>,
+}
+
+/// Slots of one address, by use: none of them is held outside of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slots([u32; Kind::OF_CONNECTIONS]);
+
+impl Slots {
+    pub(crate) fn get(self, kind: Kind) -> usize {
+        self.0[kind as usize] as usize
+    }
+
+    pub(crate) fn total(self) -> usize {
+        self.0.iter().map(|slots| *slots as usize).sum()
+    }
+}
+
+pub(super) type QueueId = Ordinal;
+
+/// What the books know of those who queue at an address.
+pub(super) struct Queue {
+    /// How many, as far as is known: those who get in line behind others, or are served by what comes back while others
+    /// stay, are not told of.
+    queued: u32,
+    /// How many of them may dial now.
+    demand: u32,
+    /// Its place in the turns. Kept while `max_conns` bars it from the ring.
+    turn: Place,
 }
 
 impl Seat {
-    /// How many of those who queue here `max_conns` lets have a slot.
-    pub(super) fn may_have(&self, queued: usize) -> usize {
-        queued.min(self.member.max_conns().saturating_sub(self.counts.total()))
+    /// What a victim is chosen by.
+    #[inline]
+    pub(super) fn hint(&self) -> Glance {
+        self.notice.read()
     }
+
+    /// How many connections it seems to have idle.
+    pub(in crate::budget) fn idle(&self) -> usize {
+        usize::from(Hint::unpack(self.hint().0).idle)
+    }
+
+    /// How many of those who queue here `max_conns` lets have a slot.
+    fn may_have(&self, queued: usize) -> usize {
+        queued.min(self.member.max_conns().saturating_sub(self.slots.total()))
+    }
+
+    /// How many of those who queue here may dial.
+    fn demand(&self, queued: usize) -> usize {
+        let wanting = self.may_have(queued).saturating_sub(self.member.coming());
+        wanting.min(self.member.may_dial().saturating_sub(self.slots.get(Kind::Dialing)))
+    }
+
+    /// Whether one who came now would have its turn, with nobody before it.
+    pub(super) fn may_dial_another(&self) -> bool {
+        self.queue.is_none() && self.demand(1) > 0
+    }
+
+    /// Callers that wait for a slot: not those whom `max_conns` bars from one.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.map_or(0, |_| self.may_have(self.member.queued()))
+    }
+}
+
+fn saturated(callers: usize) -> u32 {
+    u32::try_from(callers).unwrap_or(u32::MAX)
 }
 
 impl Books {
@@ -36,114 +94,185 @@ impl Books {
         if let Some(seat) = member.seating().get() {
             return seat;
         }
-        let member: Arc<dyn Member> = Arc::<M>::clone(member);
         let account = member.partition().account;
-        let entry = self.seats.vacant_entry();
-        let seat = entry.key();
-        member.seating().set(Some(seat));
-        entry.insert(Seat {
-            member,
+        let seat = self.seats.insert(Seat {
+            member: Arc::<M>::clone(member),
+            notice: member.notice(),
             account,
-            counts: Counts::default(),
-            queued: 0,
-            demand: 0,
-            turn: None,
+            slots: Slots::default(),
+            queue: None,
             index: None,
         });
+        member.seating().set(Some(seat));
         seat
     }
 
     /// Brings the books in line with how many queue at an address, and with what `max_conns` and its dials under way
     /// let them have. Frees the seat when nothing is left of either.
+    #[inline]
     pub(crate) fn sync(&mut self, id: SeatId, queued: usize) {
         let seat = &self.seats[id];
-        let (account, turn, before) = (seat.account, seat.turn, seat.demand);
-        let wanting = seat.may_have(queued).saturating_sub(seat.member.coming());
-        let demand = wanting.min(seat.member.may_dial().saturating_sub(seat.counts.get(Kind::Dialing)));
-        let new_turn = match (queued, turn) {
-            (0, _) => None,
-            (_, Some(turn)) => Some(turn),
-            (_, None) => Some(self.next_place()),
+        if queued > 0 || seat.queue.is_some() {
+            self.sync_queue(id, queued);
+        }
+        if self.seats[id].slots.total() == 0 {
+            self.leave(id);
+        }
+    }
+
+    fn sync_queue(&mut self, id: SeatId, queued: usize) {
+        let queue = match self.seats[id].queue {
+            Some(queue) => queue,
+            None => {
+                let turn = self.next_place();
+                let queue = self.queues.insert(Queue { queued: 0, demand: 0, turn });
+                self.seats[id].queue = Some(queue);
+                queue
+            }
         };
-        if before > 0
-            && (demand == 0 || new_turn != turn)
-            && let Some(turn) = turn
-        {
-            self.accounts[account].ring.remove(turn);
-        }
-        if demand > 0
-            && (before == 0 || new_turn != turn)
-            && let Some(turn) = new_turn
-        {
-            self.accounts[account].ring.insert(turn, Turn::Seat(id));
-        }
-        let seat = &mut self.seats[id];
-        (seat.queued, seat.demand, seat.turn) = (queued, demand, new_turn);
-        seat.member.seating().set_demand(demand);
-        self.demand_changed(account, before, demand);
         let seat = &self.seats[id];
-        if seat.counts.total() == 0 {
-            if let Some(index) = seat.index {
-                let seats = &mut self.seats;
-                self.accounts[account].members.leave(index, |moved, index| seats[moved].index = Some(index));
-                self.seats[id].index = None;
-                self.seats[id].member.cooled();
-            }
-            if queued == 0 {
-                let seat = self.seats.remove(id);
-                seat.member.seating().set(None);
-                self.departed.push(seat.member);
-            }
+        let (account, demand) = (seat.account, saturated(seat.demand(queued)));
+        let Queue { demand: before, turn, .. } = self.queues[queue];
+        match (before, demand) {
+            (0, 1..) => self.accounts[account].ring.insert(turn, Turn::Seat(id)),
+            (1.., 0) => drop(self.accounts[account].ring.remove(turn)),
+            _ => {}
+        }
+        if queued == 0 {
+            self.queues.remove(queue);
+            self.seats[id].queue = None;
+        } else {
+            self.queues[queue] = Queue { queued: saturated(queued), demand, turn };
+        }
+        if demand != before {
+            self.seats[id].member.seating().set_demand(demand);
+            self.demand_changed(account, before as usize, demand as usize);
+        }
+    }
+
+    /// What an address has is another number than before: so may be what those who queue there can have.
+    #[inline]
+    pub(super) fn slots_changed(&mut self, id: SeatId) {
+        let queued = self.seats[id].queue.map_or(0, |queue| self.queues[queue].queued as usize);
+        self.sync(id, queued);
+    }
+
+    /// It has no slots left. Without anybody who queues it has no seat either.
+    fn leave(&mut self, id: SeatId) {
+        let (account, seats) = (self.seats[id].account, &mut self.seats);
+        if let Some(index) = seats[id].index {
+            let members = &mut self.accounts[account].members;
+            members.leave(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
+            seats[id].index = None;
+            seats[id].member.cooled();
+        }
+        if seats[id].queue.is_none() {
+            let seat = seats.remove(id);
+            seat.member.leaves();
+            seat.member.seating().set(None);
+            self.departed.push(Departing::Member(seat.member));
+        }
+    }
+
+    /// An address has one slot more. To be followed by [`sync`](Self::sync), once who gets them is out of the queue.
+    pub(super) fn occupy(&mut self, id: SeatId, kind: Kind) {
+        let seat = &mut self.seats[id];
+        seat.slots.0[kind as usize] += 1;
+        if seat.index.is_none() {
+            let (account, seats) = (seat.account, &mut self.seats);
+            let members = &mut self.accounts[account].members;
+            members.join(id, |moved, index| seats[moved].index = Some(Ordinal::of(index)));
+        }
+    }
+
+    /// An address has one slot less.
+    pub(super) fn vacate(&mut self, id: SeatId, kind: Kind) {
+        self.seats[id].slots.0[kind as usize] -= 1;
+        self.slots_changed(id);
+    }
+
+    /// A slot moves to another seat or another use, or both.
+    pub(super) fn reseat(&mut self, from: Use, to: Use) {
+        if let (Use::Seated { seat, kind: before, .. }, Use::Seated { seat: same, kind, .. }) = (from, to)
+            && seat == same
+        {
+            let Slots(slots) = &mut self.seats[seat].slots;
+            slots[before as usize] -= 1;
+            slots[kind as usize] += 1;
+            return self.slots_changed(seat);
+        }
+        if let Use::Seated { seat, kind, .. } = to {
+            self.occupy(seat, kind);
+            self.slots_changed(seat);
+        }
+        if let Use::Seated { seat, kind, .. } = from {
+            self.vacate(seat, kind);
         }
     }
 
     /// The address has had its turn: it goes behind the others.
     pub(crate) fn had_turn(&mut self, id: SeatId) {
-        let seat = &self.seats[id];
-        let (account, turn, demand) = (seat.account, seat.turn, seat.demand);
-        if let Some(turn) = turn {
-            let next = self.next_place();
-            if demand > 0 {
-                let ring = &mut self.accounts[account].ring;
-                ring.remove(turn);
-                ring.insert(next, Turn::Seat(id));
-            }
-            self.seats[id].turn = Some(next);
+        let Seat { account, queue: Some(queue), .. } = self.seats[id] else { return };
+        let next = self.next_place();
+        let Queue { demand, turn, .. } = &mut self.queues[queue];
+        let before = std::mem::replace(turn, next);
+        if *demand > 0 {
+            let ring = &mut self.accounts[account].ring;
+            ring.remove(before);
+            ring.insert(next, Turn::Seat(id));
         }
+    }
+
+    /// When it has its turn, if somebody queues there.
+    pub(super) fn turn_of(&self, id: SeatId) -> Option<Place> {
+        self.seats[id].queue.map(|queue| self.queues[queue].turn)
     }
 
     /// The address has something idle again, after [`Member::evict`] or [`Member::cooled`].
     pub(crate) fn heat(&mut self, seating: &Seating) {
         let Some(id) = seating.get() else { return };
         if let Seat { index: Some(index), account, .. } = self.seats[id] {
-            let seats = &mut self.seats;
-            self.accounts[account].members.heat(index, |moved, index| seats[moved].index = Some(index));
+            let (seats, members) = (&mut self.seats, &mut self.accounts[account].members);
+            members.heat(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
         }
     }
 
     pub(super) fn cool(&mut self, id: SeatId) {
         if let Seat { index: Some(index), account, .. } = self.seats[id] {
-            let seats = &mut self.seats;
-            self.accounts[account].members.cool(index, |moved, index| seats[moved].index = Some(index));
+            let (seats, members) = (&mut self.seats, &mut self.accounts[account].members);
+            members.cool(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
         }
     }
 
-    pub(crate) fn counts_of(&self, seat: SeatId) -> Counts {
-        self.seats[seat].counts
+    /// Slots that an address has, by use.
+    pub(crate) fn counts_of(&self, seat: SeatId) -> Slots {
+        self.seats[seat].slots
     }
 
     /// Slots that an address has, of whatever use.
     pub(crate) fn slots_of(&self, seat: SeatId) -> usize {
-        self.seats[seat].counts.total()
+        self.seats[seat].slots.total()
     }
 
     pub(crate) fn dials_of(&self, seat: SeatId) -> usize {
-        self.seats[seat].counts.get(Kind::Dialing)
+        self.seats[seat].slots.get(Kind::Dialing)
     }
 
     /// Everybody who has a slot of an account, or of one below it, or waits for one.
     pub(crate) fn seats_of(&self, account: AccountId) -> impl Iterator<Item = &Seat> {
         let tree = self.tree(account);
         self.seats.iter().map(|(_, seat)| seat).filter(move |seat| tree.contains(&seat.account))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the bytes of an idle connection, with four for its number among the members.
+    #[test]
+    fn a_seat_is_six_words() {
+        assert_eq!(size_of::<Seat>(), 6 * size_of::<usize>());
+        assert_eq!(size_of::<Option<Seat>>(), size_of::<Seat>(), "a row has no tag beside it");
     }
 }

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::evict::{Lack, Whose};
-use super::{AccountId, Applicant, Books, ROOT, SeatId, Served, Step, Turn};
+use super::evict::{Lack, Lacks, Whose};
+use super::{AccountId, Applicant, Books, Departing, ROOT, SeatId, Served, Step, Turn};
 use crate::budget::queue::Place;
-use crate::budget::slot::{Kind, Slot};
-
-/// No process has as many descriptors; sums of what is wanted stay far from overflow.
-const MOST_WANTED: usize = usize::MAX >> 16;
+use crate::budget::slot::{Kind, Slot, Use, Weight};
 
 /// What those may have who come after somebody who lacks room. Less from one to the next.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +22,7 @@ enum Open {
 impl Books {
     /// Puts a caller of `acquire` in line. Fails if it could never be served.
     pub(crate) fn apply(&mut self, id: AccountId, applicant: Applicant) -> Option<Place> {
-        if self.is_closed(id) || applicant.weight > self.attainable(id).min(MOST_WANTED) {
+        if self.is_closed(id) || applicant.weight > self.attainable(id).min(Weight::MOST) {
             return None;
         }
         let place = self.next_place();
@@ -56,7 +53,7 @@ impl Books {
     }
 
     pub(in crate::budget) fn serve(&mut self) -> Step {
-        match self.serve_account(ROOT, usize::MAX, &mut Vec::new()) {
+        match self.serve_account(ROOT, usize::MAX, &mut Lacks::new()) {
             Served::Granted(waker) => Step::Wake(waker),
             Served::HeldUpAbove(_) | Served::Nobody => Step::Rest,
         }
@@ -64,9 +61,11 @@ impl Books {
 
     /// Grants to the first waiter, in turn, who can be granted what it waits for. `short` collects whom a lack of
     /// room holds up, and where.
-    pub(super) fn serve_account(&mut self, id: AccountId, above: usize, short: &mut Vec<Lack>) -> Served {
+    pub(super) fn serve_account(&mut self, id: AccountId, above: usize, short: &mut Lacks) -> Served {
         let stock = self.stock(id);
-        let has_floors = self.accounts[id].children.iter().any(|child| self.share(*child).floor > 0);
+        let account = &self.accounts[id];
+        let has_floors =
+            account.floored > 0 && account.children.iter().any(|child| self.share(*child).floor > 0);
         let mut open = Open::All;
         let mut index = 0;
         while let Some(&(place, turn)) = self.accounts[id].ring.get(index) {
@@ -144,25 +143,24 @@ impl Books {
     }
 
     fn grant_seat(&mut self, id: SeatId) -> Option<Waker> {
-        let member = Arc::clone(&self.seats[id].member);
-        let slot = self.take_slot(member.partition(), id);
-        let (waker, queued) = member.serve(slot).unwrap_or_else(|slot| {
+        let partition = Arc::clone(self.seats[id].member.partition());
+        let slot = self.count_slot(partition, id);
+        let (waker, queued) = self.seats[id].member.serve(slot).unwrap_or_else(|slot| {
             // Never seen; a panic here would have the slot come back under the lock.
-            self.unclaimed.push(slot);
+            self.departed.push(Departing::Slot(slot));
             (None, 0)
         });
         self.sync(id, queued);
         self.had_turn(id);
-        self.departed.push(member);
         waker
     }
 
     fn grant_applicant(&mut self, id: AccountId) -> Option<Waker> {
         let applicant = self.pop_applicant(id)?;
-        self.take(id, None, Kind::Held, applicant.weight);
+        self.take(id, Kind::Held, applicant.weight);
         let partition =
             self.accounts[id].partition.upgrade().expect("BUG: a caller waits at a budget without handles");
-        applicant.cell.grant(Some(Slot::new(partition, None, applicant.weight, Kind::Held)))
+        applicant.cell.grant(Some(Slot::new(partition, Use::held(applicant.weight))))
     }
 
     /// Tells a caller that its request cannot be granted any more.

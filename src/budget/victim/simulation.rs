@@ -33,8 +33,7 @@ impl<'a> Predicted<'a> {
         let read = |index: usize| {
             let history = self.histories[self.open[index]];
             let last = history.last().expect("what is open was got");
-            let word = Hint::new(last, history.average(), 1).pack();
-            (Hint::unpack(word), last)
+            (Hint::new(last, history.average(), 1).pack(), last)
         };
         let victim = self.sampler.choose(self.open.len(), now_ms, read).expect("all are idle");
         self.is_open[self.open.swap_remove(victim)] = false;

@@ -403,7 +403,7 @@ impl<C: Send + 'static> Shared<C> {
             Some(slot) if self.may_dial_with(&books, &state, seat, &slot) => Brought::Dials(slot),
             // It waits as any other; the slot is not kept from the others meanwhile.
             Some(slot) => Brought::GoesBack(slot),
-            None => Brought::Nothing,
+            None => books.slot_at_once(self.partition(), seat).map_or(Brought::Nothing, Brought::Dials),
         };
         match &brought {
             Brought::Dials(_) => state.rare().dialing.insert(place, waiter),

@@ -7,9 +7,8 @@ use tokio::task;
 
 use super::{Grant, Published, Shared};
 use crate::address::Address;
-use crate::budget::ledger::{Member, Partition, Seating, Victim};
+use crate::budget::ledger::{Member, Notice, Partition, Seating, Victim};
 use crate::budget::slot::Slot;
-use crate::budget::victim::Hint;
 use crate::clock::Tick;
 use crate::error::DialError;
 use crate::stats::Event;
@@ -20,8 +19,8 @@ impl<C: Send + 'static> Member for Shared<C> {
         &self.seating
     }
 
-    fn hint(&self) -> (Hint, u32) {
-        self.state.published.read()
+    fn notice(&self) -> &'static Notice {
+        &self.state.published.notice
     }
 
     /// What is taken off the freelist here can be given out by nobody (I4).
@@ -54,19 +53,26 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn cooled(&self) {
-        let (spent, unreported) = {
+        let spent = {
             let mut state = self.state.lock();
             (state.warm, state.calm) = (false, false);
+            state.take_spent()
+        };
+        drop(spent);
+    }
+
+    fn leaves(&self) {
+        let unreported = {
+            let _state = self.state.lock();
             let unreported = self.unreported();
             let Published { reused, waits, .. } = self.state.published;
             [reused, waits].into_iter().for_each(|n| n.store(0, Ordering::Relaxed));
-            (state.take_spent(), unreported)
+            unreported
         };
         for (event, n) in unreported.into_iter().filter(|(_, n)| *n > 0) {
             self.tally().add(event, n);
             self.partition().count(event, n);
         }
-        drop(spent);
     }
 
     fn partition(&self) -> &Arc<Partition> {
@@ -82,7 +88,7 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn coming(&self) -> usize {
-        self.state.published.lent()
+        self.state.published.notice.lent()
     }
 
     fn address(&self) -> &Address {

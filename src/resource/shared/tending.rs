@@ -94,14 +94,14 @@ impl<C> Shared<C> {
     fn lend(&self, of: impl Fn(&Entry<C>) -> bool) -> Vec<Box<Entry<C>>> {
         let mut state = self.state.lock();
         let lent = state.idle.take_where(BATCH, |entry| of(entry));
-        self.state.published.lent.fetch_add(lent.len() as u32, Ordering::Relaxed);
+        self.state.published.notice.lent.fetch_add(lent.len() as u32, Ordering::Relaxed);
         lent
     }
 
     fn give_back(&self, number: usize) {
         let nobody_waits = {
             let state = self.state.lock();
-            self.state.published.lent.fetch_sub(number as u32, Ordering::Relaxed);
+            self.state.published.notice.lent.fetch_sub(number as u32, Ordering::Relaxed);
             self.publish(&state);
             state.queued() == 0
         };
