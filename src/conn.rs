@@ -124,7 +124,7 @@ impl<C> Entry<C> {
 
     /// Closes a connection that nobody gets.
     #[cold]
-    pub(crate) fn discard(mut self: Box<Self>, event: Event) {
+    pub(crate) fn discard(mut self, event: Event) {
         self.shared.count(event);
         self.trace_close(event);
         drop(self.close_quietly());
@@ -132,7 +132,7 @@ impl<C> Entry<C> {
 
     /// Closes a connection that was not put.
     #[cold]
-    fn dropped(mut self: Box<Self>) {
+    fn dropped(mut self) {
         // One that saw its end is not one whose put was forgotten.
         self.shared.count(self.spent.unwrap_or(Event::Dropped));
         if std::thread::panicking() {

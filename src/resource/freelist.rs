@@ -89,6 +89,7 @@ pub(crate) trait Resting {
 pub(crate) struct Freelist<E> {
     newest: Option<E>,
     /// The newest last. Empty if there is no newest.
+    #[expect(clippy::box_collection, reason = "few addresses have any, and all would keep three words more")]
     older: Option<Box<VecDeque<E>>>,
     len: u32,
 }

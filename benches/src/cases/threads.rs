@@ -1,4 +1,4 @@
-//! Warm pairs on several threads at once: each on an address of its own, and all on one. A loop that shares nothing says
+//! Warm pairs on several threads of a runtime at once: each on an address of its own, and all on one. A loop that shares nothing says
 //! what the machine has to give.
 
 use std::net::SocketAddr;
@@ -36,8 +36,9 @@ type Rates = Vec<f64>;
 pub fn run(report: &mut Report) {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads: Vec<usize> = [1, 2, 4, MOST].into_iter().filter(|&threads| threads <= cores).collect();
-    // Its worker watches the sockets; the threads that are measured are others.
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let workers = threads.last().copied().unwrap_or(1);
+    let runtime =
+        Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime");
     let runtime = Arc::new(runtime);
     let to = runtime.block_on(loopback::silent());
     let _entered = runtime.enter();
@@ -80,29 +81,28 @@ fn entrant<T: Object, P: Pool<T>>(
     })
 }
 
-/// A thread for each pool. None begins before all are there.
+/// A task for each pool, each on a thread of its own: none begins before all are there, and none waits for anything.
 fn round<T: Object, P: Pool<T>>(runtime: &Runtime, pools: &[P]) -> f64 {
-    let (stop, start) = (AtomicBool::new(false), Barrier::new(pools.len() + 1));
+    let (stop, start) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(pools.len() + 1)));
     let run = |pool: &P| {
-        start.wait();
-        runtime.block_on(async {
+        let (pool, stop, start) = (pool.clone(), Arc::clone(&stop), Arc::clone(&start));
+        runtime.spawn(async move {
+            start.wait();
             let (began, mut pairs) = (Instant::now(), 0);
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..BATCH {
-                    pair(pool).await;
+                    pair(&pool).await;
                 }
                 pairs += BATCH;
             }
             pairs as f64 / began.elapsed().as_secs_f64()
         })
     };
-    thread::scope(|scope| {
-        let threads: Vec<_> = pools.iter().map(|pool| scope.spawn(|| run(pool))).collect();
-        start.wait();
-        runtime.block_on(tokio::time::sleep(ROUND));
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().map(|thread| thread.join().expect("does not panic")).sum()
-    })
+    let tasks: Vec<_> = pools.iter().map(run).collect();
+    start.wait();
+    thread::sleep(ROUND);
+    stop.store(true, Ordering::Relaxed);
+    tasks.into_iter().map(|task| runtime.block_on(task).expect("does not panic")).sum()
 }
 
 /// Pairs a second on the number of threads that is at this place.
