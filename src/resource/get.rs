@@ -193,7 +193,9 @@ impl<C: Send + 'static> Future for Get<'_, C> {
             if !this.fresh {
                 match this.resource.shared().take_idle(None, Some(cx.waker()), this.site) {
                     Ok(conn) => {
-                        this.slot = None;
+                        if this.slot.is_some() {
+                            this.slot = None;
+                        }
                         upkeep::restock(this.resource.shared());
                         return Poll::Ready(Ok(conn));
                     }
