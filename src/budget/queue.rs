@@ -136,33 +136,39 @@ pub(crate) struct Line<W>(Standing<W>);
 
 #[derive(Debug)]
 enum Standing<W> {
-    AtMostOne(Option<(Place, W)>),
+    /// Can become One.
+    Nobody,
+    /// Can become Nobody or Many.
+    One((Place, W)),
+    /// At least one. Can become Nobody.
     Many(VecDeque<(Place, W)>),
 }
 
 impl<W> Line<W> {
     pub(crate) const fn new() -> Self {
-        Self(Standing::AtMostOne(None))
+        Self(Standing::Nobody)
     }
 
     pub(crate) fn len(&self) -> usize {
         match &self.0 {
-            Standing::AtMostOne(one) => usize::from(one.is_some()),
+            Standing::Nobody => 0,
+            Standing::One(_) => 1,
             Standing::Many(many) => many.len(),
         }
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        matches!(self.0, Standing::Nobody)
+    }
+
+    fn take(&mut self) -> Standing<W> {
+        std::mem::replace(&mut self.0, Standing::Nobody)
     }
 
     pub(crate) fn insert(&mut self, place: Place, who: W) {
         match &mut self.0 {
-            Standing::AtMostOne(nobody @ None) => *nobody = Some((place, who)),
-            Standing::AtMostOne(one @ Some(_)) => {
-                self.0 = Standing::Many(one.take().into_iter().collect());
-                self.insert(place, who);
-            }
+            Standing::Nobody => self.0 = Standing::One((place, who)),
             Standing::Many(many) => {
                 if many.back().is_none_or(|(last, _)| *last < place) {
                     return many.push_back((place, who));
@@ -170,12 +176,19 @@ impl<W> Line<W> {
                 let index = many.partition_point(|(other, _)| *other < place);
                 many.insert(index, (place, who));
             }
+            Standing::One(_) => {
+                if let Standing::One(one) = self.take() {
+                    self.0 = Standing::Many(VecDeque::from([one]));
+                }
+                self.insert(place, who);
+            }
         }
     }
 
     fn index_of(&self, place: Place) -> Option<usize> {
         match &self.0 {
-            Standing::AtMostOne(one) => one.as_ref().filter(|(other, _)| *other == place).map(|_| 0),
+            Standing::Nobody => None,
+            Standing::One((other, _)) => (*other == place).then_some(0),
             Standing::Many(many) if many.front().is_some_and(|(first, _)| *first == place) => Some(0),
             Standing::Many(many) => many.binary_search_by_key(&place, |(other, _)| *other).ok(),
         }
@@ -183,14 +196,13 @@ impl<W> Line<W> {
 
     fn remove_at(&mut self, index: usize) -> Option<(Place, W)> {
         match &mut self.0 {
-            Standing::AtMostOne(one) => one.take_if(|_| index == 0),
-            Standing::Many(many) => {
-                let removed = many.remove(index);
-                if many.is_empty() {
-                    *self = Self::new();
-                }
-                removed
-            }
+            Standing::Many(many) if many.len() > 1 => many.remove(index),
+            _ if index > 0 => None,
+            _ => match self.take() {
+                Standing::Nobody => None,
+                Standing::One(one) => Some(one),
+                Standing::Many(mut last) => last.pop_front(),
+            },
         }
     }
 
@@ -201,7 +213,8 @@ impl<W> Line<W> {
     pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut W> {
         let index = self.index_of(place)?;
         let standing = match &mut self.0 {
-            Standing::AtMostOne(one) => one.as_mut(),
+            Standing::Nobody => None,
+            Standing::One(one) => Some(one),
             Standing::Many(many) => many.get_mut(index),
         };
         standing.map(|(_, who)| who)
@@ -222,8 +235,9 @@ impl<W> Line<W> {
     }
 
     pub(crate) fn remove_all(&mut self, of: impl Fn(&W) -> bool) -> Vec<W> {
-        let all = match std::mem::replace(self, Self::new()).0 {
-            Standing::AtMostOne(one) => one.into_iter().collect(),
+        let all = match self.take() {
+            Standing::Nobody => return Vec::new(),
+            Standing::One(one) => VecDeque::from([one]),
             Standing::Many(many) => many,
         };
         let mut out = Vec::new();
@@ -242,14 +256,16 @@ impl<W> Line<W> {
 
     pub(crate) fn get(&self, index: usize) -> Option<&(Place, W)> {
         match &self.0 {
-            Standing::AtMostOne(one) => one.as_ref().filter(|_| index == 0),
+            Standing::Nobody => None,
+            Standing::One(one) => (index == 0).then_some(one),
             Standing::Many(many) => many.get(index),
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(Place, W)> {
         let (one, many) = match &self.0 {
-            Standing::AtMostOne(one) => (one.as_ref(), None),
+            Standing::Nobody => (None, None),
+            Standing::One(one) => (Some(one), None),
             Standing::Many(many) => (None, Some(many)),
         };
         one.into_iter().chain(many.into_iter().flatten())
