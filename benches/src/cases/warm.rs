@@ -1,10 +1,13 @@
 //! A warm pair: get of an idle connection, with its check, and put. One task, one address.
 
+use std::hint::black_box;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use fdpool::ConnResource;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::unconstrained;
 
 use crate::loopback;
@@ -25,6 +28,7 @@ const ROUNDS: usize = 300;
 const PAIRS: usize = 4_000;
 const FDPOOL: &str = "fdpool";
 const BASE: &str = <HandRolled<Unit> as Bounded<Unit>>::NAME;
+const LOCKS: &str = "two locks that nobody else wants";
 const NO_LIMIT: &str = "no limit, no waiting";
 const WATCHED: &str = "pingora-pool, a task watches";
 
@@ -49,6 +53,10 @@ pub fn run(report: &mut Report) {
         report.section("warm: a live TcpStream", &notes, &timings(&streams, named(&streams, BASE)));
         let notes = "The same with an object that is nothing: what is left is the pool.";
         report.section("warm: a unit", notes, &timings(&units, named(&units, BASE)));
+        let parts = measure::in_turn(parts(to).await, ROUNDS, PAIRS).await;
+        let notes = "What the system, the processor and tokio take for what a warm pair asks of them, each by itself; the last \
+                     two are what it does without.";
+        report.section("warm: its parts", notes, &timings(&parts, named(&parts, LOCKS)));
         bars(report, &streams);
         report.plot("warm", Plot::Bars {
             title: "get + put of an idle connection, nanoseconds".into(),
@@ -78,6 +86,40 @@ fn contenders<T: Object>(to: SocketAddr) -> Vec<Contender> {
             pingora::Looking::<T>::new(to, POOL_SIZE),
         ),
     ]
+}
+
+/// What every warm pair needs, and what it could need.
+async fn parts(to: SocketAddr) -> Vec<Contender> {
+    let stream = Arc::new(TcpStream::connect(to).await.expect("a connection"));
+    let lock = Arc::new(spin::mutex::SpinMutex::<u64>::new(0));
+    let shared = Arc::new(0_u64);
+    vec![
+        part(LOCKS, move || {
+            *lock.lock() += 1;
+            *lock.lock() += 1;
+        }),
+        part("two readings of the coarse clock", || {
+            black_box((clock_gettime(ClockId::MonotonicCoarse), clock_gettime(ClockId::MonotonicCoarse)));
+        }),
+        part("the check: has anything arrived?", move || {
+            black_box(stream.is_fit());
+        }),
+        part("which task this is", || {
+            black_box(tokio::task::try_id());
+        }),
+        part("an Arc cloned and dropped", move || drop(black_box(Arc::clone(&shared)))),
+        part("which runtime this is, as tokio tells it", || {
+            black_box(Handle::try_current().map(|handle| handle.id()).is_ok());
+        }),
+    ]
+}
+
+fn part(name: &str, what: impl Fn() + Send + Sync + 'static) -> Contender {
+    let what = Arc::new(what);
+    Contender::new(name, "", move |n| {
+        let what = Arc::clone(&what);
+        async move { (0..n).for_each(|_| what()) }
+    })
 }
 
 fn bounded<T: Object, P: Bounded<T>>(to: SocketAddr) -> Contender {
