@@ -17,7 +17,11 @@ pub struct Report {
     text: String,
     bars: Vec<Bar>,
     plots: Vec<(&'static str, Plot)>,
+    headline: String,
 }
+
+/// What the README shows stands between these.
+const HEADLINE: [&str; 2] = ["<!-- benches: written by them -->\n", "<!-- benches: end -->\n"];
 
 /// What is asked for, and what was found.
 struct Bar {
@@ -30,7 +34,7 @@ impl Report {
     pub fn begin() -> Self {
         let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = averages.split(' ').next().unwrap_or_default().into();
-        Self { load, text: String::new(), bars: Vec::new(), plots: Vec::new() }
+        Self { load, text: String::new(), bars: Vec::new(), plots: Vec::new(), headline: String::new() }
     }
 
     pub fn section(&mut self, title: &str, notes: &str, table: &Table) {
@@ -41,6 +45,11 @@ impl Report {
         let _ = write!(text, "\n{table}\n");
         print!("{text}");
         self.text += &text;
+    }
+
+    /// What the README shows.
+    pub fn headline(&mut self, table: &Table) {
+        self.headline = format!("\n{table}\n\n{}\n\n", processor());
     }
 
     pub fn bar(&mut self, what: impl Into<String>, found: f64, asked: Asked) {
@@ -79,8 +88,17 @@ impl Report {
         for (name, plot) in &self.plots {
             plot.draw(&home.join("plots").join(name).with_extension("svg"))?;
         }
-        Ok(())
+        let readme = home.join("../README.md");
+        let text = replaced(&fs::read_to_string(&readme)?, &self.headline);
+        Ok(fs::write(readme, text.ok_or("README.md has no place for the benches")?)?)
     }
+}
+
+fn replaced(readme: &str, headline: &str) -> Option<String> {
+    let [begin, end] = HEADLINE;
+    let (before, rest) = readme.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some([before, begin, headline, end, after].concat())
 }
 
 /// Which side of the bound is the good one.
@@ -151,18 +169,22 @@ fn version(krate: &str) -> Option<&'static str> {
     Some(lines.next()?.strip_prefix("version = ")?.trim_matches('"'))
 }
 
-fn machine(load: &str) -> String {
+fn processor() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("Processor: {}, {cores} cores.", model.unwrap_or("unknown"))
+}
+
+fn machine(load: &str) -> String {
     let rustc = Command::new("rustc").arg("--version").output();
     let rustc =
         rustc.map_or_else(|_| "unknown".into(), |said| String::from_utf8_lossy(&said.stdout).into_owned());
     format!(
         "Of `cargo run --release -p fdpool-benches`, which measures all pools in one process, in turn, round by round.\n\
          Ratios are medians of the rounds' ratios.\n\n\
-         Processor: {}, {cores} cores; load before: {}. Compiler: {}. tokio {}.",
-        model.unwrap_or("unknown"),
+         {} Load before: {}. Compiler: {}. tokio {}.",
+        processor(),
         load.trim(),
         rustc.trim(),
         version("tokio").unwrap_or("unknown"),
@@ -177,6 +199,14 @@ mod tests {
     fn numbers_are_short() {
         let texts = [0.517, 9.994, 31.26, 99.96, 146.4, 1335.0, 1_234_567.0].map(number);
         assert_eq!(texts, ["0.52", "9.99", "31.3", "100.0", "146", "1,335", "1,234,567"]);
+    }
+
+    #[test]
+    fn the_readme_keeps_what_is_around() {
+        let [begin, end] = HEADLINE;
+        let readme = |inside: &str| format!("before\n{begin}{inside}{end}after\n");
+        assert_eq!(replaced(&readme("old\n"), "new\n"), Some(readme("new\n")));
+        assert_eq!(replaced("no place", "new"), None);
     }
 
     #[test]

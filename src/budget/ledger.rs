@@ -40,7 +40,7 @@ pub(crate) trait Member: Send + Sync {
     fn dial_ended(&self, dials: usize) -> Option<usize>;
     /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
     fn cooled(&self);
-    /// It has nothing to do with the budget any more: hands in what it has counted.
+    /// It has nothing to do with the budget any more: hands in what it has counted. Its lock may be held.
     fn leaves(&self);
     fn partition(&self) -> &Arc<Partition>;
     fn max_conns(&self) -> usize;

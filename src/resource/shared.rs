@@ -56,6 +56,8 @@ pub(crate) struct Shared<C> {
     /// For the keeper.
     me: Weak<dyn Tended>,
     tally: OnceLock<Box<Tally>>,
+    /// Reuses and waits that the budget has been told of. Written under the ledger's lock.
+    reported: [AtomicU64; 2],
     handles: AtomicU32,
     /// How many connections there may be. Changes with the state's settings.
     max_conns: AtomicU32,
@@ -76,9 +78,9 @@ fn saturated(count: usize) -> u32 {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(super) notice: Notice,
-    /// Connections given out that had served before, since something was opened here.
+    /// Connections given out that had served before.
     reused: AtomicU64,
-    /// Callers that got in line behind others, likewise.
+    /// Callers that got in line behind others.
     waits: AtomicU64,
 }
 
@@ -380,6 +382,7 @@ impl<C> Shared<C> {
             seating: Seating::none(),
             me,
             tally: OnceLock::new(),
+            reported: Default::default(),
             handles: AtomicU32::new(1),
             max_conns: AtomicU32::new(saturated(settings.max_conns)),
             may_dial: AtomicU32::new(saturated(Pace::new(limits).allowed(limits))),

@@ -50,7 +50,9 @@ pub fn run(report: &mut Report) {
             "get + put of an idle connection, one task, one address; {ROUNDS} rounds of {PAIRS} pairs. All look for \
              bytes or the end of the stream (`try_read`) before they give it out."
         );
-        report.section("warm: a live TcpStream", &notes, &timings(&streams, named(&streams, BASE)));
+        let table = timings(&streams, named(&streams, BASE));
+        report.section("warm: a live TcpStream", &notes, &table);
+        report.headline(&table);
         let notes = "The same with an object that is nothing: what is left is the pool.";
         report.section("warm: a unit", notes, &timings(&units, named(&units, BASE)));
         let parts = measure::in_turn(parts(to).await, ROUNDS, PAIRS).await;

@@ -12,7 +12,7 @@ use crate::budget::slot::Slot;
 use crate::clock::Tick;
 use crate::error::DialError;
 use crate::stats::Event;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 impl<C: Send + 'static> Member for Shared<C> {
     fn seating(&self) -> &Seating {
@@ -62,15 +62,10 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn leaves(&self) {
-        let unreported = {
-            let _state = self.state.lock();
-            let unreported = self.unreported();
-            let Published { reused, waits, .. } = self.state.published;
-            [reused, waits].into_iter().for_each(|n| n.store(0, Ordering::Relaxed));
-            unreported
-        };
-        for (event, n) in unreported.into_iter().filter(|(_, n)| *n > 0) {
-            self.tally().add(event, n);
+        for ((event, n), reported) in
+            self.unreported().into_iter().zip(&self.reported).filter(|((_, n), _)| *n > 0)
+        {
+            reported.fetch_add(n, Ordering::Relaxed);
             self.partition().count(event, n);
         }
     }
@@ -111,6 +106,11 @@ impl<C: Send + 'static> Member for Shared<C> {
 
     fn unreported(&self) -> [(Event, u64); 2] {
         let Published { reused, waits, .. } = self.state.published;
-        [(Event::Reused, reused), (Event::Wait, waits)].map(|(event, n)| (event, n.load(Ordering::Relaxed)))
+        let [reused_before, waits_before] = &self.reported;
+        // A reuse is taken back when what was taken turns out unfit.
+        let since = |now: &AtomicU64, before: &AtomicU64| {
+            now.load(Ordering::Relaxed).saturating_sub(before.load(Ordering::Relaxed))
+        };
+        [(Event::Reused, since(reused, reused_before)), (Event::Wait, since(waits, waits_before))]
     }
 }
