@@ -663,3 +663,18 @@ async fn a_fresh_get_with_a_slot_displaces_an_idle_one_at_max_conns() {
     conn.put();
     assert_at_rest(&budget, 1);
 }
+
+#[tokio::test]
+async fn what_a_search_found_busy_is_found_when_it_rests_again() {
+    let (budget, script) = (Budget::new(1), Arc::<Script>::default());
+    let (one, other) = (fakes("one", &budget, &script), fakes("other", &budget, &script));
+    one.get().await.unwrap().put();
+    let used = one.get().await.unwrap();
+    let mut in_vain = other.get();
+    assert!(poll(&mut in_vain).is_pending());
+    drop(in_vain);
+    used.put(); // to rest, for nobody waits any more
+    assert_eq!(one.stats().idle, 1);
+    ready(&mut other.get()).unwrap().put();
+    assert_eq!((one.stats().evicted, other.stats().idle), (1, 1));
+}
