@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::task::Waker;
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Handle;
+pub(crate) use tokio::runtime::Id;
 use tokio::task;
 
 /// The runtime of the current task; `None` outside of any.

@@ -106,7 +106,7 @@ impl Drop for Growing {
 /// and none after one that did not add to the stock, until the next call.
 #[inline]
 pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.settings().min_idle > 0 && shared.lacks_idle() {
+    if shared.setting(|settings| settings.min_idle) > 0 && shared.lacks_idle() {
         dial_for_stock(shared);
     }
 }
@@ -115,13 +115,8 @@ pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(slot) = shared.spare_slot() else { return };
-    let job = Job {
-        slot,
-        initiator: None,
-        generation: shared.generation(),
-        timeout: shared.settings().dial_timeout,
-        home: Some(runtime.id()),
-    };
+    let (generation, timeout) = shared.dial_terms();
+    let job = Job { slot, initiator: None, generation, timeout, home: Some(runtime.id()) };
     let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());
     let dial = async move {

@@ -134,7 +134,7 @@ enum Outcome<C> {
 
 fn birth<C>(shared: &Shared<C>, generation: u32) -> Record {
     let now = clock::now();
-    let dies = match shared.settings().max_lifetime {
+    let dies = match shared.setting(|settings| settings.max_lifetime) {
         None => Tick::NEVER,
         Some(lifetime) => now.after(jittered(lifetime, random())),
     };

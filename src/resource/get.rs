@@ -278,7 +278,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     /// Nothing is idle, or nothing idle is wanted.
     #[cold]
     fn begin(&mut self, rests: u32, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
-        match self.get_in_line(rests) {
+        match self.get_in_line(rests, runtime::of(cx.waker())) {
             Some(done) => Poll::Ready(done),
             None => self.poll_slow(cx),
         }
@@ -321,7 +321,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Gets in line. `Some`: it is over.
-    fn get_in_line(&mut self, rests: u32) -> Option<Result<Conn<C>, GetError>> {
+    fn get_in_line(&mut self, rests: u32, here: Option<runtime::Id>) -> Option<Result<Conn<C>, GetError>> {
         let shared = self.resource.shared();
         upkeep::restock(shared);
         upkeep::grow_back(shared.partition());
@@ -341,9 +341,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         drop(unneeded);
         let slot = slot.filter(|slot| slot.weight() > 0);
         let mut slow = Slow::new(Arc::new(Cell::new(now, None)));
-        let wait = self.wait_timeout.or(shared.settings().wait_timeout);
+        let wait = self.wait_timeout.or_else(|| shared.setting(|settings| settings.wait_timeout));
         let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
-        let (place, slot) = match self.line_up(&slow.cell, slot, rests) {
+        let (place, slot) = match self.line_up(&slow.cell, here, slot, rests) {
             Lined::At(place, slot) => (place, slot),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Never => {
@@ -380,7 +380,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         None
     }
 
-    fn waiter(&self, cell: &Arc<Cell<Grant<C>>>, runtime: Option<tokio::runtime::Id>) -> Waiter<C> {
+    fn waiter(&self, cell: &Arc<Cell<Grant<C>>>, runtime: Option<runtime::Id>) -> Waiter<C> {
         Waiter {
             cell: Arc::clone(cell),
             fresh: self.fresh,
@@ -392,9 +392,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
     }
 
-    fn line_up(&self, cell: &Arc<Cell<Grant<C>>>, mut slot: Option<Slot>, mut rests: u32) -> Lined<C> {
+    fn line_up(
+        &self,
+        cell: &Arc<Cell<Grant<C>>>,
+        here: Option<runtime::Id>,
+        mut slot: Option<Slot>,
+        mut rests: u32,
+    ) -> Lined<C> {
         let shared = self.resource.shared();
-        let waiter = self.waiter(cell, runtime::current());
+        let waiter = self.waiter(cell, here);
         loop {
             match shared.enqueue(waiter.clone(), slot, rests) {
                 Queued::At(place, slot) => return Lined::At(place, slot),
@@ -421,11 +427,12 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
         let runtime = Handle::try_current().ok();
+        let (generation, dial_timeout) = shared.dial_terms();
         let job = Job {
             slot,
             initiator: slow.place,
-            generation: shared.generation(),
-            timeout: self.dial_timeout.or(shared.settings().dial_timeout),
+            generation,
+            timeout: self.dial_timeout.or(dial_timeout),
             home: runtime.as_ref().map(Handle::id),
         };
         let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
@@ -513,7 +520,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             go_on(&shared, former);
         }
         let (cell, began) = (Arc::clone(&slow.cell), slow.cell.since);
-        let (place, slot) = match self.line_up(&cell, slot, 0) {
+        let (place, slot) = match self.line_up(&cell, runtime::current(), slot, 0) {
             Lined::Served(conn) => return Ok(Some(conn)),
             Lined::At(place, slot) => (place, slot),
             Lined::Never => {

@@ -404,8 +404,9 @@ impl<C> Shared<C> {
         self.ledger.holds.is_some()
     }
 
-    pub(crate) fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.state.lock().settings)
+    /// What the settings say now.
+    pub(crate) fn setting<T>(&self, of: impl FnOnce(&Settings) -> T) -> T {
+        of(&self.state.lock().settings)
     }
 
     /// Counts a handle more. Whoever is told `true` by [`one_handle_less`](Self::one_handle_less) had the last.

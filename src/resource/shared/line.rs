@@ -99,8 +99,10 @@ impl<C> Shared<C> {
         place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.state.lock().generation
+    /// The generation that a dial begins in, and how long it may take.
+    pub(crate) fn dial_terms(&self) -> (u32, Option<Duration>) {
+        let state = self.state.lock();
+        (state.generation, state.settings.dial_timeout)
     }
 
     /// Why the address pauses.

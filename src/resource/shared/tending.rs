@@ -9,6 +9,7 @@ use super::Shared;
 use crate::clock::Tick;
 use crate::conn::Entry;
 use crate::dial::Fitness;
+use crate::resource::settings::Settings;
 use crate::stats::Event;
 use crate::sync::Ordering;
 use crate::upkeep::{self, Bell, Findings, Keeper, Tended, Watch};
@@ -116,9 +117,8 @@ impl<C> Shared<C> {
 
 impl<C: Send + 'static> Tended for Shared<C> {
     fn tend(&self, keeper: &Arc<Keeper>, now: Tick) -> Findings {
-        let settings = self.settings();
-        let (idle_timeout, stock, tick) =
-            (settings.idle_timeout.duration(), settings.min_idle, settings.tick.duration());
+        let Settings { idle_timeout, min_idle: stock, tick, .. } = self.setting(Settings::clone);
+        let (idle_timeout, tick) = (idle_timeout.duration(), tick.duration());
         let (ended, bell) = {
             let mut state = self.state.lock();
             state.tended = true;
