@@ -11,17 +11,17 @@ use fdpool::{
 };
 use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready};
 
-/// Connections that know where they lead, and what is alive while they are.
-struct Tagging(Arc<()>);
+/// Makes connections that know where they lead; what it has is alive as long as it is.
+struct Tagging(#[expect(dead_code, reason = "it is there to be dropped")] Arc<()>);
 
 #[derive(Debug)]
-struct Tagged(String, Arc<()>);
+struct Tagged(String);
 
 impl Dial for Tagging {
     type Conn = Tagged;
 
     async fn dial(&self, address: &Address, _: &DialContext) -> Result<Tagged, DialError> {
-        Ok(Tagged(address.as_str().into(), Arc::clone(&self.0)))
+        Ok(Tagged(address.as_str().into()))
     }
 
     fn check(&self, _: &mut Tagged, _: &CheckContext) -> Fitness {
