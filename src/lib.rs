@@ -37,7 +37,7 @@
 //! - `hickory` (off): `dial::resolve::Hickory`, names resolved in this process by hickory-resolver.
 //! - `http-proxy` (off): `dial::HttpConnect`, connections by way of an HTTP proxy.
 //! - `deadpool` (on): [`interop::deadpool`], pools of that crate under a budget.
-//! - `test-util` (off): idle times, lifetimes and histories follow tokio's clock, and so its
+//! - `test-util` (off): all times, waits and dials among them, follow tokio's clock, and so its
 //!   [`pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) and
 //!   [`advance`](https://docs.rs/tokio/latest/tokio/time/fn.advance.html). For tests: the exact clock is slower.
 #![forbid(unsafe_code)]

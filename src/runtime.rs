@@ -1,7 +1,8 @@
 //! Which tokio runtime this is: a stream works on the one it was made on, and on no other.
 
 use std::cell::Cell;
-use std::task::Waker;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 pub(crate) use tokio::runtime::Id;
@@ -22,13 +23,14 @@ pub(crate) enum Whereabouts {
     Nowhere,
 }
 
+/// Somebody who asks on this thread: a task, and where it is in memory.
 #[derive(Clone, Copy, PartialEq)]
 struct Asker {
     task: task::Id,
-    waker: (usize, usize),
+    header: usize,
 }
 
-/// What the runtime of somebody who asked on this thread is.
+/// What its runtime is.
 #[derive(Clone, Copy)]
 struct Answer {
     asker: Asker,
@@ -42,17 +44,23 @@ std::thread_local! {
     static ANSWERS: [Cell<Option<Answer>>; REMEMBERED] = const { [const { Cell::new(None) }; REMEMBERED] };
 }
 
-/// Where a task's answer is: tasks are apart from each other in memory by two lines of the cache or more.
-#[inline]
-fn with_answer<R>(waker: &Waker, ask: impl FnOnce(&Cell<Option<Answer>>) -> R) -> R {
-    ANSWERS.with(|answers| ask(&answers[(waker.data().addr() >> 7) % REMEMBERED]))
+/// By what a task's own waker is told from others: of what kind it is. Zero until a task of ours has told.
+static KIND: AtomicUsize = AtomicUsize::new(0);
+
+fn kind(waker: &Waker) -> usize {
+    std::ptr::from_ref(waker.vtable()).addr()
+}
+
+/// Learns what the wakers of tokio's tasks are like. To be awaited in a task, with nothing around it.
+pub(crate) async fn learn() {
+    let look = |cx: &mut Context<'_>| {
+        KIND.store(kind(cx.waker()), Ordering::Relaxed);
+        Poll::Ready(())
+    };
+    std::future::poll_fn(look).await;
 }
 
 /// Whether `runtime` is the current one.
-///
-/// Asking tokio clones a handle, which writes memory that all tasks of a runtime share (I8). So a task that has asked on
-/// this thread is told what it was told then, as long as that is remembered. The task alone is not enough: inside of it
-/// another runtime may be entered, whose `block_on` polls with a waker of its own.
 #[inline]
 pub(crate) fn whereabouts(runtime: Id, waker: Option<&Waker>) -> Whereabouts {
     match waker.map_or_else(current, of) {
@@ -63,16 +71,26 @@ pub(crate) fn whereabouts(runtime: Id, waker: Option<&Waker>) -> Whereabouts {
 }
 
 /// The runtime of the current task, which `waker` wakes; `None` outside of any.
+///
+/// Asking tokio clones a handle, which writes memory that all tasks of a runtime share (I8). So a task that has asked on
+/// this thread is told what it was told then, as long as that is remembered: if it is polled with its own waker. Inside of
+/// a task another runtime may be entered whose `block_on` polls with another one.
 #[inline]
 pub(crate) fn of(waker: &Waker) -> Option<Id> {
-    let Some(task) = task::try_id() else { return current() };
-    let asker = Asker { task, waker: (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr()) };
-    with_answer(waker, |answer| match answer.get() {
-        Some(known) if known.asker == asker => Some(known.runtime),
-        _ => {
-            let runtime = current()?;
-            answer.set(Some(Answer { asker, runtime }));
-            Some(runtime)
+    let Some(task) = task::try_id().filter(|_| kind(waker) == KIND.load(Ordering::Relaxed)) else {
+        return current();
+    };
+    let asker = Asker { task, header: waker.data().addr() };
+    // Tasks are apart from each other in memory by two lines of the cache or more.
+    ANSWERS.with(|answers| {
+        let answer = &answers[(asker.header >> 7) % REMEMBERED];
+        match answer.get() {
+            Some(known) if known.asker == asker => Some(known.runtime),
+            _ => {
+                let runtime = current()?;
+                answer.set(Some(Answer { asker, runtime }));
+                Some(runtime)
+            }
         }
     })
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 
 use crate::budget::GROWTH_INTERVAL;
 use crate::budget::ledger::{Ledger, NOBODY_GROWS, Partition};
@@ -136,13 +136,14 @@ pub(crate) fn hasten<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     if !shared.await_haste(runtime.id()) {
         return;
     }
-    let mut haste = Haste { shared: Arc::downgrade(shared), counted_on: true };
+    let mut haste = Haste { shared: Arc::downgrade(shared), runtime: runtime.id(), counted_on: true };
     runtime.spawn(async move { while haste.step().await {} });
 }
 
-/// The one task that hastens an address.
+/// The one task of a runtime that hastens an address.
 struct Haste<C> {
     shared: Weak<Shared<C>>,
+    runtime: Id,
     counted_on: bool,
 }
 
@@ -151,7 +152,7 @@ impl<C: Send + 'static> Haste<C> {
     async fn step(&mut self) -> bool {
         tokio::time::sleep(HASTE).await;
         let Some(shared) = self.shared.upgrade() else { return false };
-        self.counted_on = shared.hasten(LONG_WAIT / 2);
+        self.counted_on = shared.hasten(HASTE, LONG_WAIT / 2, self.runtime);
         self.counted_on
     }
 }
@@ -159,7 +160,7 @@ impl<C: Send + 'static> Haste<C> {
 impl<C> Drop for Haste<C> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade().filter(|_| self.counted_on) {
-            shared.haste_ended();
+            shared.haste_ended(self.runtime);
         }
     }
 }
@@ -167,8 +168,8 @@ impl<C> Drop for Haste<C> {
 /// Sees to it that an address that pauses is probed for those who queue there.
 pub(crate) fn probe_later<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
-    let Some(end) = shared.await_probe() else { return };
-    let probe = Probe { shared: Arc::downgrade(shared), end };
+    let Some(end) = shared.await_probe(runtime.id()) else { return };
+    let probe = Probe { shared: Arc::downgrade(shared), end, runtime: runtime.id() };
     let due = clock::deadline(end.since(clock::now()));
     runtime.spawn(async move {
         if let Some(due) = due {
@@ -182,12 +183,13 @@ pub(crate) fn probe_later<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 struct Probe<C: Send + 'static> {
     shared: Weak<Shared<C>>,
     end: Tick,
+    runtime: Id,
 }
 
 impl<C: Send + 'static> Drop for Probe<C> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.probe(self.end);
+            shared.probe(self.end, self.runtime);
             probe_later(&shared); // if it pauses anew
         }
     }

@@ -3,9 +3,10 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fdpool::{Budget, ConnResource};
-use support::{Peer, Script, assert_at_rest, fakes, poll, ready};
+use support::{Peer, Script, assert_at_rest, fakes, fakes_with, poll, ready};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
@@ -192,4 +193,56 @@ fn a_dial_is_not_kept_for_callers_of_another_runtime() {
         ready(&mut other).unwrap().put();
     });
     assert_at_rest(&budget, 1);
+}
+
+/// Two runtimes, one after the other, inside of one task: each is a runtime of its own, whatever the task's number says.
+#[test]
+fn a_runtime_that_a_task_blocks_on_is_another() {
+    let outer = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let inner =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (budget, peer) = (Budget::new(4), Peer::listen());
+    let resource = peer.resource(&budget);
+    outer.block_on(async move {
+        // So that the kind of tasks' wakers is known.
+        resource.get().await.unwrap().put();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        resource.schedule_close();
+        let task = tokio::spawn(async move {
+            tokio::task::block_in_place(|| {
+                let first = inner();
+                first.block_on(async { resource.get().await.unwrap().put() });
+                drop(first);
+                let second = inner();
+                let reused = second.block_on(async { resource.get().await.unwrap().is_reused() });
+                assert!(!reused, "its runtime has ended");
+            });
+        });
+        task.await.unwrap();
+    });
+}
+
+/// What was left to do on a runtime that nobody drives any more is done on the next.
+#[test]
+fn who_waits_does_not_count_on_a_runtime_that_is_not_driven() {
+    let undriven = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let driven =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let budget = Budget::new(100);
+    let script = Script::manual();
+    let resource = fakes_with("peer", &budget, &script).dial_timeout(None).build();
+    let mut left: Vec<_> = (0..5).map(|_| resource.get()).collect();
+    undriven.block_on(async {
+        for get in &mut left {
+            assert!(futures::poll!(get).is_pending());
+        }
+    });
+    drop(left);
+    driven.block_on(async {
+        for _ in 0..40 {
+            tokio::spawn(resource.get_owned());
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(script.begun() >= 32, "dials double four times a second: {}", script.begun());
+    });
 }

@@ -32,7 +32,6 @@ pub(super) fn stats(partition: &Partition) -> BudgetStats {
     for (event, n) in books.seats_of(partition.account).flat_map(|seat| seat.member.unreported()) {
         unreported.add(event, n);
     }
-    drop(books);
     let mut stats = BudgetStats {
         limit: counts.limit,
         effective_limit: counts.effective_limit,
@@ -47,6 +46,7 @@ pub(super) fn stats(partition: &Partition) -> BudgetStats {
     };
     stats.count(&unreported);
     stats.count(&partition.tally);
+    drop(books); // what an address hands in moves from the one to the other
     stats
 }
 

@@ -31,7 +31,8 @@ use crate::upkeep;
 /// addresses or system call. Otherwise it takes a place in line, waits for a slot or for a connection of its
 /// address to come back, whichever is first, and dials with the slot.
 ///
-/// A `Get` that is not polled keeps what was granted to it: do not leave one lying about.
+/// A `Get` that is not polled keeps what was granted to it: do not leave one lying about. Poll it on the runtime it was
+/// polled on first: its timers, and its dial, are there.
 ///
 /// # Cancel safety
 ///

@@ -149,12 +149,12 @@ pub(crate) struct Rare<C> {
     queued: Line<Waiter<C>>,
     last_place: Place,
     pace: Pace,
-    /// Somebody sees to it that the address is probed.
-    probe_awaited: bool,
-    /// On which runtime a task looks after those who queue, if one does: see [`Shared::hasten`].
-    hastened_on: Option<runtime::Id>,
-    /// A dial has ended since that was asked last.
-    dial_ended: bool,
+    /// Runtimes on which somebody sees to it that the address is probed. Each its own: one may not be driven.
+    probed_on: Vec<runtime::Id>,
+    /// Runtimes on which a task looks after those who queue: see [`Shared::hasten`].
+    hastened_on: Vec<runtime::Id>,
+    /// When a dial ended last, or more were allowed for want of that.
+    moved: Tick,
     /// Dials that nobody polls but a task of their own.
     detached: Vec<AbortHandle>,
     last_error: Option<DialError>,
@@ -288,9 +288,9 @@ impl<C> Rare<C> {
             queued: Line::new(),
             last_place: 0,
             pace: Pace::new(limits),
-            probe_awaited: false,
-            hastened_on: None,
-            dial_ended: false,
+            probed_on: Vec::new(),
+            hastened_on: Vec::new(),
+            moved: Tick::NEVER,
             detached: Vec::new(),
             last_error: None,
         }
@@ -301,8 +301,8 @@ impl<C> Rare<C> {
         self.queued.is_empty()
             && self.dialing.is_empty()
             && self.detached.is_empty()
-            && !self.probe_awaited
-            && self.hastened_on.is_none()
+            && self.probed_on.is_empty()
+            && self.hastened_on.is_empty()
             && self.last_error.is_none()
             && self.pace.is_untroubled()
     }

@@ -18,6 +18,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::clock::{self, Tick};
+use crate::runtime;
 
 /// How often fresh addresses are looked at.
 const ROUND: Duration = Duration::from_millis(50);
@@ -96,7 +97,7 @@ impl Keeper {
         let now = clock::now();
         let mut desk = self.desk.lock();
         let first = desk.fresh.is_empty();
-        desk.fresh.push(address);
+        desk.note_fresh(address);
         let shift = desk.hire(here, now).map(|(runtime, epoch)| (runtime, self.shift(epoch)));
         drop(desk);
         match shift {
@@ -148,6 +149,15 @@ impl Keeper {
 }
 
 impl Desk {
+    /// While the task is kept from its work, addresses that have gone are not kept for it.
+    fn note_fresh(&mut self, address: Weak<dyn Tended>) {
+        if self.fresh.len() == self.fresh.capacity() && self.fresh.len() >= BATCH {
+            self.fresh.retain(|address| address.strong_count() > 0);
+            self.fresh.reserve(self.fresh.len());
+        }
+        self.fresh.push(address);
+    }
+
     /// A runtime for a task, and its number, if there is none at work.
     fn hire(&mut self, here: Option<Handle>, now: Tick) -> Option<(Handle, u64)> {
         if self.closed {
@@ -213,6 +223,7 @@ struct Shift {
 
 impl Shift {
     async fn work(self) {
+        runtime::learn().await;
         while let Some(Assignment { answer, tend, more }) = self.report() {
             // No await before all of them are seen to.
             for address in answer.iter().filter_map(Weak::upgrade) {

@@ -129,7 +129,7 @@ impl<C> Shared<C> {
         if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
             waiter.orphaned = true;
         }
-        rare.dial_ended = true;
+        rare.moved = clock::now();
         rare.pace.succeeded(limits, left.is_none());
         rare.requeue_stranded(self.dials(&books));
         self.sync(&mut books, &state);
@@ -167,7 +167,7 @@ impl<C> Shared<C> {
             Failure::Error(error) => rare.last_error.replace(error.clone()),
             Failure::Timeout | Failure::Paused(_) | Failure::Closed => None,
         };
-        rare.dial_ended = true;
+        rare.moved = clock::now();
         rare.pace.failed(limits, permanent, clock::now(), random);
         let dials = self.dials(&books);
         let mut waiter = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
@@ -220,48 +220,53 @@ impl<C> Shared<C> {
         drop((former, lease));
     }
 
-    /// When to probe the address for those who queue here, if it pauses and nobody has been told to yet. Whoever
-    /// asks has to [probe](Self::probe) it then.
-    pub(crate) fn await_probe(&self) -> Option<Tick> {
+    /// When to probe the address for those who queue here, if it pauses and nobody of this runtime has been told to yet.
+    /// Whoever asks has to [probe](Self::probe) it then.
+    pub(crate) fn await_probe(&self, runtime: runtime::Id) -> Option<Tick> {
         if self.may_dial() > 0 {
             return None; // the usual case, without a lock
         }
         let mut state = self.state.lock();
         let rare = state.rare();
-        let end = rare.pace.pause_end().filter(|_| !rare.probe_awaited && !rare.queued.is_empty())?;
-        rare.probe_awaited = true;
+        let awaits = !rare.probed_on.contains(&runtime) && !rare.queued.is_empty();
+        let end = rare.pace.pause_end().filter(|_| awaits)?;
+        rare.probed_on.push(runtime);
         Some(end)
     }
 
-    /// Whether somebody has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
+    /// Whether somebody of this runtime has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
     pub(crate) fn await_haste(&self, runtime: runtime::Id) -> bool {
         let mut state = self.state.lock();
         let rare = state.rare();
-        if rare.hastened_on.is_some() || rare.queued.is_empty() {
+        if rare.queued.is_empty() || rare.hastened_on.contains(&runtime) {
             return false;
         }
-        rare.hastened_on = Some(runtime);
+        if rare.hastened_on.is_empty() {
+            rare.moved = clock::now();
+        }
+        rare.hastened_on.push(runtime);
         true
     }
 
     /// Whoever was to hasten is gone: those who count on it keep their time themselves.
-    pub(crate) fn haste_ended(&self) {
+    pub(crate) fn haste_ended(&self, runtime: runtime::Id) {
         let wakers: Vec<_> = {
             let mut state = self.state.lock();
             let rare = state.rare();
-            rare.hastened_on = None;
-            rare.queued.iter().filter_map(|(_, waiter)| waiter.cell.take_waker()).collect()
+            rare.hastened_on.retain(|other| *other != runtime);
+            let theirs = rare.queued.iter().filter(|(_, waiter)| waiter.runtime == Some(runtime));
+            theirs.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Some time has passed: if no dial has ended in it, twice as many may be under way, where callers queue for want
-    /// of them. Wakes those whose patience ends within `soon`. `false`: nobody queues.
-    pub(crate) fn hasten(&self, soon: Duration) -> bool {
+    /// Some time has passed: if no dial has ended in `span`, twice as many may be under way, where callers queue for want
+    /// of them. Wakes those whose patience ends within `soon`. `false`: nobody of this runtime queues.
+    pub(crate) fn hasten(&self, span: Duration, soon: Duration, runtime: runtime::Id) -> bool {
         let (mut books, mut state) = self.both();
         let (rare, limits) = state.rare_and_limits();
-        if rare.queued.is_empty() {
-            rare.hastened_on = None;
+        if !rare.queued.iter().any(|(_, waiter)| waiter.runtime == Some(runtime)) {
+            rare.hastened_on.retain(|other| *other != runtime);
             return false;
         }
         let now = clock::now();
@@ -269,9 +274,11 @@ impl<C> Shared<C> {
         let waiters = rare.queued.iter().filter(|(_, waiter)| wakes(waiter));
         let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect();
         let dials = self.dials(&books);
-        let stalled = !std::mem::take(&mut rare.dial_ended);
+        // The clock is a tick or two behind the timer.
+        let stalled = now.since(rare.moved) >= span - span / 8;
         if stalled && dials > 0 && dials >= rare.pace.allowed(limits) {
             rare.pace.urge(2 * dials - 1);
+            rare.moved = now;
             self.sync(&mut books, &state);
         }
         drop(state);
@@ -281,10 +288,10 @@ impl<C> Shared<C> {
     }
 
     /// Lets one dial probe the address, if its pause ends at `end` or before; whoever waited to say so is gone.
-    pub(crate) fn probe(&self, end: Tick) {
+    pub(crate) fn probe(&self, end: Tick, runtime: runtime::Id) {
         let (mut books, mut state) = self.both();
         let rare = state.rare();
-        rare.probe_awaited = false;
+        rare.probed_on.retain(|other| *other != runtime);
         rare.pace.probe(end);
         self.sync(&mut books, &state);
         drop(state);

@@ -24,6 +24,17 @@ enum Verdict {
     Discard(Event),
 }
 
+/// A reuse that is counted already, since that costs least under the lock; taken back unless it comes to that.
+struct Counted<'a, C>(&'a Shared<C>);
+
+impl<C> Drop for Counted<'_, C> {
+    #[cold]
+    fn drop(&mut self) {
+        let _state = self.0.state.lock();
+        self.0.state.published.count_reuse(u64::MAX); // one less
+    }
+}
+
 /// Idle connections that were passed over; they go back whatever happens.
 pub(super) struct Aside<C>(pub(super) Vec<Box<Entry<C>>>);
 
@@ -98,9 +109,16 @@ impl<C> Shared<C> {
         waker: Option<&Waker>,
         site: Site,
     ) -> Result<(Conn<C>, bool), Missed> {
+        let counted = Counted(self);
         match Self::judge(&mut taken, now, waker) {
-            Verdict::Give => Ok((Conn::new(taken.entry, site), taken.stocks)),
-            unfit => self.take_another(taken, unfit, now, site),
+            Verdict::Give => {
+                std::mem::forget(counted);
+                Ok((Conn::new(taken.entry, site), taken.stocks))
+            }
+            unfit => {
+                drop(counted);
+                self.take_another(taken, unfit, now, site)
+            }
         }
     }
 
@@ -119,8 +137,7 @@ impl<C> Shared<C> {
         let wait = wait.or(settings.wait_timeout);
         let behind = wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT)
             && !rare.queued.is_empty()
-            && rare.hastened_on.is_some()
-            && rare.hastened_on == waiter.runtime
+            && waiter.runtime.is_some_and(|runtime| rare.hastened_on.contains(&runtime))
             && rare.pace.is_well()
             && !self.ledger().is_unsettled();
         if !behind {
@@ -159,19 +176,17 @@ impl<C> Shared<C> {
     ) -> Result<(Conn<C>, bool), Missed> {
         let mut aside = Aside(Vec::new());
         loop {
-            if let Verdict::Give = verdict {
-                return Ok((Conn::new(taken.entry, site), taken.stocks));
-            }
-            {
-                let _state = self.state.lock();
-                self.state.published.count_reuse(u64::MAX); // one less
-            }
             match verdict {
+                Verdict::Give => return Ok((Conn::new(taken.entry, site), taken.stocks)),
                 Verdict::Discard(event) => taken.entry.discard(event),
-                Verdict::Give | Verdict::SetAside => aside.0.push(taken.entry),
+                Verdict::SetAside => aside.0.push(taken.entry),
             }
             taken = self.take_newest(now, false)?;
+            let counted = Counted(self);
             verdict = Self::judge(&mut taken, now, None);
+            if let Verdict::Give = verdict {
+                std::mem::forget(counted);
+            }
         }
     }
 
@@ -220,6 +235,7 @@ impl<C> Shared<C> {
             Fitness::Dirty => Event::Dirty,
             Fitness::Broken => Event::Broken,
         };
+        drop(Counted(&*entry.shared));
         entry.shared.count(event);
         entry.trace_close(event);
         Err(entry.close_quietly().and_then(Lease::into_slot))
