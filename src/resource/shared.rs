@@ -50,6 +50,11 @@ pub(crate) struct Shared<C> {
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
     /// The budget's, at hand for the warm path.
     ledger: Arc<Ledger>,
+    /// Somebody queues. A hint.
+    others_queue: AtomicBool,
+    /// Somebody watches whether the address moves, or it cannot.
+    pub(crate) watched: AtomicBool,
+    handles: AtomicU32,
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
@@ -58,15 +63,10 @@ pub(crate) struct Shared<C> {
     tally: OnceLock<Box<Tally>>,
     /// Reuses and waits that the budget has been told of. Written under the ledger's lock.
     reported: [AtomicU64; 2],
-    handles: AtomicU32,
     /// How many connections there may be. Changes with the state's settings.
     max_conns: AtomicU32,
     /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
     may_dial: AtomicU32,
-    /// Somebody watches whether the address moves, or it cannot.
-    pub(crate) watched: AtomicBool,
-    /// Somebody queues. A hint.
-    others_queue: AtomicBool,
 }
 
 /// More than fit are more than there are descriptors.
@@ -695,18 +695,14 @@ impl<C> Drop for Shared<C> {
 mod tests {
     use super::*;
 
-    /// What it costs to know an address. Printed, since it is reported, and bounded, since there may be a million.
+    /// What it costs to know an address, of which there may be a million, and to have something idle there.
     #[test]
     fn an_address_is_small() {
-        let shared = size_of::<Shared<()>>();
-        let state = size_of::<State<()>>();
-        println!(
-            "shared {shared}, state {state}, published {}, rare {}, entry {}, lease {}, waiter {}",
-            size_of::<Published>(),
-            size_of::<Rare<()>>(),
-            size_of::<Entry<()>>(),
-            size_of::<crate::budget::slot::Lease>(),
-            size_of::<Waiter<()>>()
+        assert!(size_of::<Shared<()>>() <= 152);
+        assert!(
+            size_of::<Published>() + size_of::<State<()>>() <= 120,
+            "with the lock, two lines of the cache"
         );
+        assert!(size_of::<Entry<()>>() <= 80);
     }
 }
