@@ -5,6 +5,7 @@
 //! - [`dialers`]: what stands between an address and a connection, and how to write one
 //! - [`cancellation`]: what is lost when a future is dropped, and what is not
 //! - [`internals`]: the locks, the invariants, and why
+//! - [`speed`]: what a get and a put cost, where the time goes, how it grows
 
 #[doc = include_str!("guide/sizing.md")]
 pub mod sizing {}
@@ -20,3 +21,6 @@ pub mod cancellation {}
 
 #[doc = include_str!("guide/internals.md")]
 pub mod internals {}
+
+#[doc = include_str!("guide/speed.md")]
+pub mod speed {}
