@@ -151,7 +151,7 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Exhausted`] at once if `n` is over the limit.
+    /// [`AcquireError::Exhausted`] at once if `n` is over the limit, or 2⁴⁸ and more.
     #[track_caller]
     pub fn acquire_many(&self, n: usize) -> Acquire<'_> {
         Acquire::new(&self.partition, n, Location::caller())
