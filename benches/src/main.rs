@@ -1,7 +1,7 @@
 //! What a connection costs with fdpool, beside what one would use in its place, in the same process and run.
 //!
 //! ```text
-//! cargo run --release -p fdpool-benches              # all cases of the table, results.md and plots/*.svg: three minutes
+//! cargo run --release -p fdpool-benches              # all cases of the table, results.md and plots/*.svg: four minutes
 //! cargo run --release -p fdpool-benches -- warm      # some cases, printed
 //! cargo run --release -p fdpool-benches -- stale     # and stale, upkeep: a minute or two each, not in the table
 //! benches/syscalls                                   # system calls of a warm pair, counted by strace

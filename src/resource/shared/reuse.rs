@@ -1,5 +1,5 @@
-//! Idle connections given out: the newest that is fit. Those that are not are closed on the way, or set aside where
-//! somebody else may take them.
+//! Idle connections given out: the newest that is fit; or, where others queue, a place behind them, in the same lock. Those
+//! that are unfit are closed on the way, or set aside where somebody else may take them.
 
 use std::task::Waker;
 use std::time::Duration;
