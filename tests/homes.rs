@@ -158,3 +158,31 @@ async fn who_waits_in_vain_is_counted() {
     assert_eq!(budget.stats().waits, 3);
     assert_at_rest(&budget, 0);
 }
+
+/// A reuse is counted when it is taken, and taken back when what was taken turns out unfit.
+#[tokio::test]
+async fn what_is_found_unfit_was_not_reused() {
+    let (budget, script) = (Budget::new(4), Arc::<Script>::default());
+    let resource = fakes_with("peer", &budget, &script).max_conns(1).build();
+    let used = resource.get().await.unwrap();
+    let fitness = used.handle();
+    used.put();
+    let used = resource.get().await.unwrap();
+    assert_eq!((resource.stats().reused, budget.stats().reused), (1, 1));
+
+    // Handed over, and unfit.
+    let mut waits = resource.get();
+    assert!(poll(&mut waits).is_pending());
+    *fitness.lock().unwrap() = Fitness::Closed;
+    used.put();
+    let anew = ready(&mut waits).unwrap();
+    assert!(!anew.is_reused());
+    assert_eq!((resource.stats().reused, budget.stats().reused), (1, 1));
+
+    // Idle, and unfit.
+    let fitness = anew.handle();
+    anew.put();
+    *fitness.lock().unwrap() = Fitness::Broken;
+    assert!(!resource.get().await.unwrap().is_reused());
+    assert_eq!((resource.stats().reused, budget.stats().reused), (1, 1));
+}
