@@ -24,7 +24,10 @@ impl Tick {
     }
 
     pub(crate) fn after(self, span: Duration) -> Tick {
-        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        self.after_nanos(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn after_nanos(self, nanos: u64) -> Tick {
         Tick(self.0.saturating_add(nanos))
     }
 

@@ -115,7 +115,7 @@ impl<C> Entry<C> {
     }
 
     /// Closes a connection whose end is no business of the caller's: its panics are caught and counted.
-    pub(crate) fn close_quietly(&mut self) -> Option<Lease> {
+    fn close_quietly(&mut self) -> Option<Lease> {
         catch_unwind(AssertUnwindSafe(|| self.close())).unwrap_or_else(|_| {
             self.shared.count(Event::Panic);
             self.lease.take()
@@ -125,9 +125,14 @@ impl<C> Entry<C> {
     /// Closes a connection that nobody gets.
     #[cold]
     pub(crate) fn discard(mut self, event: Event) {
+        drop(self.end(event));
+    }
+
+    /// The same, but for its lease.
+    pub(crate) fn end(&mut self, event: Event) -> Option<Lease> {
         self.shared.count(event);
         self.trace_close(event);
-        drop(self.close_quietly());
+        self.close_quietly()
     }
 
     /// Closes a connection that was not put.
@@ -143,7 +148,7 @@ impl<C> Entry<C> {
         }
     }
 
-    pub(crate) fn trace_close(&self, event: Event) {
+    fn trace_close(&self, event: Event) {
         tracing::debug!(
             address = %self.shared.address,
             reason = ?event,
@@ -167,8 +172,8 @@ impl<C: Send + 'static> Victim for Entry<C> {
         self.lease_mut()
     }
 
-    fn close(self: Box<Self>) {
-        self.discard(Event::Evicted);
+    fn close(mut self: Box<Self>) -> Option<Slot> {
+        self.end(Event::Evicted).and_then(Lease::into_slot)
     }
 }
 

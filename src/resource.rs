@@ -186,7 +186,7 @@ impl<C: Send + 'static> ConnResource<C> {
 
     /// Changes [`max_lifetime`](ConnResourceBuilder::max_lifetime), for connections dialled from now on.
     pub fn set_max_lifetime(&self, lifetime: impl Into<Option<Duration>>) {
-        let lifetime = lifetime.into();
+        let lifetime = Span::new(lifetime);
         self.shared.change_settings(|settings| settings.max_lifetime = lifetime);
     }
 
@@ -319,7 +319,7 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     /// How old a connection may become: this, or up to a tenth less, drawn once for each. Seen to on get and put, and in
     /// the background while it rests. Default: 30 minutes.
     pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.settings.max_lifetime = lifetime.into();
+        self.settings.max_lifetime = Span::new(lifetime);
         self
     }
 

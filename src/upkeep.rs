@@ -115,8 +115,7 @@ pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(slot) = shared.spare_slot() else { return };
-    let (generation, timeout) = shared.dial_terms();
-    let job = Job { slot, initiator: None, generation, timeout, home: Some(runtime.id()) };
+    let job = Job { slot, initiator: None, terms: shared.dial_terms(), home: Some(runtime.id()) };
     let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());
     let dial = async move {

@@ -5,10 +5,8 @@
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use smallvec::SmallVec;
-
 use super::audit::Audit;
-use super::ledger::{Member, Partition, Victim};
+use super::ledger::{Member, Notice, Partition, Victim};
 use super::members::Members;
 use super::queue::{Cell, Line, Place};
 use super::reclaim::{Asked, Participants, Reclaim};
@@ -69,7 +67,20 @@ pub(crate) struct Books {
 }
 
 /// What is to be dropped after the lock: as a rule nothing, or one.
-type Departed = SmallVec<[Departing; 1]>;
+#[derive(Default)]
+pub(super) struct Departed {
+    first: Option<Departing>,
+    others: Vec<Departing>,
+}
+
+impl Departed {
+    fn push(&mut self, departing: Departing) {
+        match self.first {
+            None => self.first = Some(departing),
+            Some(_) => self.others.push(departing),
+        }
+    }
+}
 
 #[allow(dead_code, reason = "kept to be dropped")]
 pub(super) enum Departing {
@@ -123,7 +134,7 @@ struct Account {
     applicants: Line<Applicant>,
     applicants_weight: usize,
     applicants_turn: Option<Place>,
-    members: Members,
+    members: Members<&'static Notice>,
     participants: Participants,
     over: bool,
     /// Slots of its parent that are to be kept for it.
@@ -239,11 +250,8 @@ impl Books {
 
     /// To be dropped after the lock.
     #[inline]
-    pub(super) fn take_departed(&mut self) -> Departed {
-        match self.departed.is_empty() {
-            true => Departed::new(),
-            false => std::mem::take(&mut self.departed),
-        }
+    pub(super) fn take_departed(&mut self) -> Option<Departed> {
+        self.departed.first.is_some().then(|| std::mem::take(&mut self.departed))
     }
 
     fn each_above(&mut self, account: AccountId, mut change: impl FnMut(&mut Account)) {

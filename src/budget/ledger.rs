@@ -13,7 +13,7 @@ use super::books::{AccountId, Books, Lack, Ordinal, ROOT, SeatId, Step};
 use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
-use super::victim::Glance;
+use super::victim::{Glance, Hint};
 use crate::address::Address;
 use crate::clock::{self, Tick};
 use crate::error::DialError;
@@ -61,8 +61,9 @@ pub(crate) trait Member: Send + Sync {
 /// An idle connection on its way out.
 pub(crate) trait Victim: Send {
     fn lease(&mut self) -> &mut Lease;
-    /// Closes the connection and gives its slot back. Called without locks; does not panic.
-    fn close(self: Box<Self>);
+    /// Closes the connection. Called without locks; does not panic. Its slot, unless that is elsewhere, goes back when it
+    /// is dropped.
+    fn close(self: Box<Self>) -> Option<Slot>;
 }
 
 /// What an address lets the searches for victims know of itself: written under its lock, read without, and so a hint.
@@ -80,6 +81,11 @@ impl Notice {
     #[inline]
     pub(crate) fn read(&self) -> Glance {
         (self.hint.load(Ordering::Relaxed), self.surplus_since.load(Ordering::Relaxed))
+    }
+
+    /// How many connections seem to be idle.
+    pub(crate) fn idle(&self) -> usize {
+        usize::from(Hint::unpack(self.hint.load(Ordering::Relaxed)).idle)
     }
 
     #[inline]
@@ -336,7 +342,7 @@ impl Ledger {
                 Step::Search => {}
                 Step::Wake(waker) => waker.into_iter().for_each(Waker::wake),
                 Step::Close(victim) => {
-                    victim.close();
+                    drop(victim.close());
                     if !self.is_pressed() {
                         return; // its slot was granted where it came back, and nobody else waits
                     }
@@ -414,7 +420,7 @@ impl Ledger {
             let step = self.lock().evict(lack);
             match step {
                 Some(Step::Close(victim)) => {
-                    victim.close();
+                    drop(victim.close());
                     return true;
                 }
                 Some(_) => {}

@@ -4,17 +4,30 @@
 
 use super::books::SeatId;
 
-/// `seats[..warm]` may have something idle, the others do not.
-#[derive(Debug, Default)]
-pub(crate) struct Members {
+/// `seats[..warm]` may have something idle, the others do not. `shown` is what each shows of itself, which a search reads
+/// of many and so has at hand.
+#[derive(Debug)]
+pub(crate) struct Members<S> {
     seats: Vec<SeatId>,
+    shown: Vec<S>,
     warm: usize,
 }
 
-impl Members {
+impl<S> Default for Members<S> {
+    fn default() -> Self {
+        Self { seats: Vec::new(), shown: Vec::new(), warm: 0 }
+    }
+}
+
+impl<S> Members<S> {
     /// Those that may have something idle.
     pub(crate) fn warm(&self) -> &[SeatId] {
         &self.seats[..self.warm]
+    }
+
+    /// What they show, in the same order.
+    pub(crate) fn warm_shown(&self) -> &[S] {
+        &self.shown[..self.warm]
     }
 
     #[cfg(test)]
@@ -23,15 +36,17 @@ impl Members {
     }
 
     /// Joins, as one that has nothing idle. `moved` is told of every seat's new index, here and below.
-    pub(crate) fn join(&mut self, seat: SeatId, mut moved: impl FnMut(SeatId, usize)) {
+    pub(crate) fn join(&mut self, seat: SeatId, shows: S, mut moved: impl FnMut(SeatId, usize)) {
         moved(seat, self.seats.len());
         self.seats.push(seat);
+        self.shown.push(shows);
     }
 
     pub(crate) fn leave(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) {
         let index = if index < self.warm { self.cool(index, &mut moved) } else { index };
         self.swap(index, self.seats.len() - 1, &mut moved);
         self.seats.pop();
+        self.shown.pop();
     }
 
     /// It may have something idle again.
@@ -52,6 +67,7 @@ impl Members {
 
     fn swap(&mut self, a: usize, b: usize, moved: &mut impl FnMut(SeatId, usize)) {
         self.seats.swap(a, b);
+        self.shown.swap(a, b);
         moved(self.seats[a], a);
         moved(self.seats[b], b);
     }
@@ -69,16 +85,16 @@ mod tests {
         /// Whatever happens in whatever order: everybody is where it was told it is, on the right side.
         #[test]
         fn indexes_and_sides_are_kept(operations in prop::collection::vec((0usize..4, 0usize..12), 0..200)) {
-            let mut members = Members::default();
+            let mut members = Members::<usize>::default();
             let mut index = HashMap::new();
             let mut warm = HashMap::new();
-            for (operation, seat) in operations {
-                let seat = SeatId::of(seat);
+            for (operation, number) in operations {
+                let seat = SeatId::of(number);
                 let at = index.get(&seat).copied();
                 let mut moved = |seat, to| { index.insert(seat, to); };
                 match (operation, at) {
                     (0, None) => {
-                        members.join(seat, &mut moved);
+                        members.join(seat, number, &mut moved);
                         warm.insert(seat, false);
                     }
                     (1, Some(at)) => {
@@ -97,6 +113,8 @@ mod tests {
                     _ => {}
                 }
                 prop_assert_eq!(members.all().len(), warm.len());
+                let shown: Vec<_> = members.warm_shown().iter().map(|number| SeatId::of(*number)).collect();
+                prop_assert_eq!(members.warm(), shown);
                 for (seat, warm) in &warm {
                     prop_assert_eq!(members.all()[index[seat]], *seat);
                     prop_assert_eq!(members.warm().contains(seat), *warm);

@@ -100,10 +100,10 @@ pub(crate) fn score(hint: Hint, surplus_since_ms: u32, now_ms: u32) -> Option<Sc
 }
 
 impl Score {
-    /// For comparison by one instruction.
+    /// For comparison by one instruction. Not zero: nothing has been unused for all of 49 days, so one more fits.
     #[inline]
     fn key(self) -> u64 {
-        u64::from(self.absence_ms) << 32 | u64::from(self.unused_ms)
+        (u64::from(self.absence_ms) << 32 | u64::from(self.unused_ms)) + 1
     }
 }
 
@@ -149,7 +149,7 @@ impl Sampler {
     ) -> Option<usize> {
         let mut best = Best::default();
         // Beginning anywhere, since the first of equals wins.
-        let first = self.below(n.min(SAMPLE));
+        let first = scaled((self.next() >> 32) as u32, n.min(SAMPLE));
         if n < SAMPLE {
             for index in (first..n).chain(0..first) {
                 best.judge(index, read(index), now_ms);
@@ -159,12 +159,13 @@ impl Sampler {
         for _ in 0..ROUNDS {
             let sample = self.spread(n);
             // All are read before any is judged: where they are cold in memory, that fetches them side by side.
-            let mut hints = [(0, 0); SAMPLE];
-            for (hint, index) in hints.iter_mut().zip(sample) {
-                *hint = read(index);
+            let (mut hints, mut since) = ([0; SAMPLE], [0; SAMPLE]);
+            for at in 0..SAMPLE {
+                (hints[at], since[at]) = read(sample[at]);
             }
-            for at in (first..first + SAMPLE).map(|at| at % SAMPLE) {
-                best.judge(sample[at], hints[at], now_ms);
+            for at in 0..SAMPLE {
+                let at = (first + at) % SAMPLE;
+                best.judge(sample[at], (hints[at], since[at]), now_ms);
             }
             if best.offered >= ENOUGH || n == SAMPLE {
                 break;
@@ -178,16 +179,12 @@ impl Sampler {
         let mut sample = [0; SAMPLE];
         let start = |part: usize| part * n / SAMPLE; // by a constant, which is a shift
         let within = |part, random| start(part) + scaled(random, start(part + 1) - start(part));
-        for (pair, indexes) in sample.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let random = self.next(); // does for two
-            *indexes = [within(2 * pair, random), within(2 * pair + 1, random << 32)];
+        for pair in 0..SAMPLE / 2 {
+            let (random, part) = (self.next(), 2 * pair); // does for two
+            sample[part] = within(part, (random >> 32) as u32);
+            sample[part + 1] = within(part + 1, random as u32);
         }
         sample
-    }
-
-    /// A number below `n`, or 0 if there is none.
-    fn below(&mut self, n: usize) -> usize {
-        scaled(self.next(), n)
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -199,16 +196,18 @@ impl Sampler {
     }
 }
 
-/// A random number scaled to one below `n`, by its upper half; 0 if `n` is.
+/// A random number scaled to one below `n`, which is a number of addresses and so fits into 32 bits; 0 if `n` is.
 #[inline]
-fn scaled(random: u64, n: usize) -> usize {
-    ((u128::from(random) * n as u128) >> 64) as usize
+fn scaled(random: u32, n: usize) -> usize {
+    ((u64::from(random) * n as u64) >> 32) as usize
 }
 
 /// The best candidate so far, and out of how many.
 #[derive(Debug, Default)]
 struct Best {
-    chosen: Option<(usize, u64)>,
+    index: usize,
+    /// Zero: there is none.
+    key: u64,
     offered: usize,
 }
 
@@ -218,13 +217,13 @@ impl Best {
         let Some(score) = score(Hint::unpack(hint), surplus_since_ms, now_ms) else { return };
         self.offered += 1;
         let key = score.key();
-        if self.chosen.is_none_or(|(_, best)| key > best) {
-            self.chosen = Some((index, key));
+        if key > self.key {
+            (self.index, self.key) = (index, key);
         }
     }
 
     fn index(&self) -> Option<usize> {
-        self.chosen.map(|(index, _)| index)
+        (self.key > 0).then_some(self.index)
     }
 }
 

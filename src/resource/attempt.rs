@@ -11,6 +11,7 @@ use tokio::runtime::Id;
 use tracing::Instrument;
 
 use super::freelist::{Record, jittered};
+use super::settings::Span;
 use super::shared::{Failure, Shared};
 use crate::address::Address;
 use crate::budget::queue::Place;
@@ -67,22 +68,29 @@ pub(crate) struct Job {
     pub(crate) slot: Slot,
     /// Who asked for it, if anybody.
     pub(crate) initiator: Option<Place>,
-    /// Of the resource, now.
-    pub(crate) generation: u32,
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) terms: Terms,
     /// The runtime it is polled on first, where its descriptor is registered.
     pub(crate) home: Option<Id>,
 }
 
+/// What holds for a dial from its beginning.
+pub(crate) struct Terms {
+    /// The resource's then.
+    pub(crate) generation: u32,
+    pub(crate) timeout: Option<Duration>,
+    /// How old its connection may become.
+    pub(crate) max_lifetime: Span,
+}
+
 async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
-    let Job { slot, initiator, generation, timeout, home } = job;
+    let Job { slot, initiator, terms, home } = job;
     let mut unfinished = Unfinished { shared: &shared, armed: true };
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
     shared.count(Event::Dial);
     upkeep::grow_back(shared.partition());
     let began = clock::now();
-    let mut deadline = Deadline::new(&shared.ledger().deadlines, timeout, began, home);
+    let mut deadline = Deadline::new(&shared.ledger().deadlines, terms.timeout, began, home);
     let outcome = loop {
         let outcome = {
             let span = tracing::debug_span!("dial", address = %shared.address);
@@ -107,7 +115,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
         Outcome::Dialled(conn) => {
             let lease = cx.take_lease().expect("BUG: a dial without a lease");
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
-            let record = birth(&shared, generation);
+            let record = birth(&terms);
             shared.dialled(initiator, Entry::new(conn, lease, record, home, Arc::clone(&shared)));
             if let Some(home) = home {
                 shared.ledger().keeper.meet(home);
@@ -132,11 +140,11 @@ enum Outcome<C> {
     NoDescriptor(DialError),
 }
 
-fn birth<C>(shared: &Shared<C>, generation: u32) -> Record {
+fn birth(&Terms { generation, max_lifetime, .. }: &Terms) -> Record {
     let now = clock::now();
-    let dies = match shared.setting(|settings| settings.max_lifetime) {
-        None => Tick::NEVER,
-        Some(lifetime) => now.after(jittered(lifetime, random())),
+    let dies = match max_lifetime {
+        Span::FOR_EVER => Tick::NEVER,
+        lifetime => now.after_nanos(jittered(lifetime.nanos(), random())),
     };
     Record { born: now, dies, rested: now, uses: 0, generation }
 }

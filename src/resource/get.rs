@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ConnResource;
 use super::attempt::{Attempt, Job};
-use super::shared::{Failure, Found, Grant, Left, Queued, Shared, Waiter};
+use super::shared::{Failure, Found, Grant, Left, Missed, Queued, Shared, Waiter};
 use crate::budget::Site;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::Slot;
@@ -214,10 +214,13 @@ impl<C: Send + 'static> Future for Get<'_, C> {
                 }
                 match this.resource.shared().take_idle(false, Some(cx.waker()), this.site) {
                     Ok((conn, stocks)) => this.give(conn, stocks),
-                    Err(missed) => this.begin(missed.rests, cx),
+                    Err(missed) => this.begin(missed, cx),
                 }
             }
-            Stage::Idle => this.begin(0, cx),
+            Stage::Idle => {
+                let missed = this.resource.shared().pass_over_idle();
+                this.begin(missed, cx)
+            }
             Stage::Behind(_) => this.poll_behind(cx),
             Stage::Slow(_) => this.poll_slow(cx),
         }
@@ -263,7 +266,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         match shared.take_or_queue(now, self.wait_timeout, waiter) {
             Found::Idle(taken) => match shared.give(taken, now, Some(cx.waker()), self.site) {
                 Ok((conn, stocks)) => Some(self.give(conn, stocks)),
-                Err(missed) => Some(self.begin(missed.rests, cx)),
+                Err(missed) => Some(self.begin(missed, cx)),
             },
             Found::Place(place, woken_before) => {
                 self.stage = Stage::Behind(Behind { cell, place, woken_before });
@@ -278,8 +281,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
 
     /// Nothing is idle, or nothing idle is wanted.
     #[cold]
-    fn begin(&mut self, rests: u32, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
-        match self.get_in_line(rests, runtime::of(cx.waker())) {
+    fn begin(&mut self, missed: Missed, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
+        match self.get_in_line(missed, runtime::of(cx.waker())) {
             Some(done) => Poll::Ready(done),
             None => self.poll_slow(cx),
         }
@@ -322,9 +325,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Gets in line. `Some`: it is over.
-    fn get_in_line(&mut self, rests: u32, here: Option<runtime::Id>) -> Option<Result<Conn<C>, GetError>> {
+    fn get_in_line(
+        &mut self,
+        Missed { rests, stocks, wait_timeout }: Missed,
+        here: Option<runtime::Id>,
+    ) -> Option<Result<Conn<C>, GetError>> {
         let shared = self.resource.shared();
-        upkeep::restock(shared);
+        if stocks {
+            upkeep::restock(shared);
+        }
         upkeep::grow_back(shared.partition());
         let now = clock::now();
         let refused = || shared.details(Phase::WaitingForSlot, now, false);
@@ -342,7 +351,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         drop(unneeded);
         let slot = slot.filter(|slot| slot.weight() > 0);
         let mut slow = Slow::new(Arc::new(Cell::new(now, None)));
-        let wait = self.wait_timeout.or_else(|| shared.setting(|settings| settings.wait_timeout));
+        let wait = self.wait_timeout.or(wait_timeout);
         let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
         let (place, slot) = match self.line_up(&slow.cell, here, slot, rests) {
             Lined::At(place, slot) => (place, slot),
@@ -402,9 +411,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     ) -> Lined<C> {
         let shared = self.resource.shared();
         let waiter = self.waiter(cell, here);
+        let mut may_evict = true;
         loop {
-            match shared.enqueue(waiter.clone(), slot, rests) {
+            match shared.enqueue(&waiter, slot, rests, may_evict) {
                 Queued::At(place, slot) => return Lined::At(place, slot),
+                Queued::Evict(victim) => {
+                    may_evict = false;
+                    slot = victim.close();
+                    continue;
+                }
                 Queued::Never => return Lined::Never,
                 Queued::Paused(error, brought) => {
                     drop(brought);
@@ -428,14 +443,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
         let runtime = Handle::try_current().ok();
-        let (generation, dial_timeout) = shared.dial_terms();
-        let job = Job {
-            slot,
-            initiator: slow.place,
-            generation,
-            timeout: self.dial_timeout.or(dial_timeout),
-            home: runtime.as_ref().map(Handle::id),
-        };
+        let mut terms = shared.dial_terms();
+        terms.timeout = self.dial_timeout.or(terms.timeout);
+        let home = runtime.as_ref().map(Handle::id);
+        let job = Job { slot, initiator: slow.place, terms, home };
         let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
         slow.attempt = Some((attempt, runtime));
     }

@@ -17,7 +17,7 @@ pub(crate) struct Settings {
     pub(crate) min_idle: usize,
     pub(crate) max_uses: u32,
     pub(crate) idle_timeout: Span,
-    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) max_lifetime: Span,
     pub(crate) dial_timeout: Option<Duration>,
     pub(crate) wait_timeout: Option<Duration>,
     pub(crate) dialing: Limits,
@@ -33,7 +33,7 @@ impl Default for Settings {
             min_idle: 0,
             max_uses: u32::MAX,
             idle_timeout: Span::new(Duration::from_secs(90)),
-            max_lifetime: Some(Duration::from_secs(30 * 60)),
+            max_lifetime: Span::new(Duration::from_secs(30 * 60)),
             dial_timeout: Some(Duration::from_secs(10)),
             wait_timeout: Some(Duration::from_secs(30)),
             dialing: Limits {

@@ -36,7 +36,7 @@ mod tending;
 
 pub(crate) use line::{Left, Queued};
 use reuse::Aside;
-pub(crate) use reuse::Found;
+pub(crate) use reuse::{Found, Missed};
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///
@@ -550,11 +550,7 @@ impl<C> Shared<C> {
             if let Some(entry) = entry.take() {
                 state.put(entry, this.state.published, news);
             }
-            if !std::mem::replace(&mut state.warm, true) {
-                books.heat(&this.seating);
-            }
-            state.calm = state.queued() + state.dialing() == 0;
-            spent = state.take_spent();
+            spent = this.calm_down(&mut books, &mut state);
         }
         if let (Fate::Closes(event), Some(mut closing)) = (&fate, entry.take()) {
             if *event == Event::Evicted {
@@ -588,9 +584,7 @@ impl<C> Shared<C> {
             return Fate::Closes(Event::Retired);
         }
         let account = self.partition().account;
-        let seat = self.seating.get();
-        state.crowded = seat.is_some_and(|seat| books.slots_of(seat) > self.max_conns());
-        if state.crowded {
+        if self.is_crowded(books, state) {
             return Fate::Closes(Event::Retired);
         }
         if books.is_over(account) || books.is_claimed(account, self.seating.get()) {
@@ -616,9 +610,15 @@ impl<C> Shared<C> {
         }
     }
 
+    /// Whether it has more slots than it should, which is noted.
+    fn is_crowded(&self, books: &Books, state: &mut State<C>) -> bool {
+        state.crowded = self.seating.get().is_some_and(|seat| books.slots_of(seat) > self.max_conns());
+        state.crowded
+    }
+
     /// Takes the oldest caller out of the line who can use a connection.
     fn next_for(&self, books: &mut Books, state: &mut State<C>, entry: &Entry<C>) -> Option<Waiter<C>> {
-        let rare = state.rare();
+        let rare = state.rare.as_mut()?;
         match rare.first_for(entry)? {
             Next::Dialing(place) => rare.dialing.remove(place),
             Next::Queued(place) => {
@@ -630,6 +630,16 @@ impl<C> Shared<C> {
                 waiter
             }
         }
+    }
+
+    /// From now on what is put here comes to rest without a look at the books, if nobody is in line. Returns what is to be
+    /// dropped after the locks.
+    fn calm_down(&self, books: &mut Books, state: &mut State<C>) -> Option<Box<Rare<C>>> {
+        if !std::mem::replace(&mut state.warm, true) {
+            books.heat(&self.seating);
+        }
+        state.calm = state.queued() + state.dialing() == 0;
+        state.take_spent()
     }
 
     /// Slots that the address has, of whatever use.
@@ -645,7 +655,7 @@ impl<C> Shared<C> {
 
     /// Connections that rest here, at a glance.
     pub(crate) fn resting(&self) -> usize {
-        usize::from(Hint::unpack(self.state.published.notice.read().0).idle)
+        self.state.published.notice.idle()
     }
 
     pub(crate) fn stats(&self) -> ResourceStats {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
+use crate::budget::ledger::Victim;
 use crate::budget::reclaim::Asked;
 use crate::clock;
 
@@ -174,37 +175,56 @@ impl Books {
 
     /// The best victim of a sample, by the hints.
     fn choose(&mut self, tree: &Tree) -> Option<SeatId> {
-        let (accounts, seats, now) = (&self.accounts, &self.seats, clock::now().millis());
-        let warm = |id: &AccountId| accounts[*id].members.warm();
+        let (accounts, now) = (&self.accounts, clock::now().millis());
+        let members = |id: &AccountId| &accounts[*id].members;
         if let [only] = tree.as_slice() {
-            let warm = warm(only);
-            let chosen = self.sampler.choose(warm.len(), now, |index| seats[warm[index]].hint());
-            return chosen.map(|index| warm[index]);
+            let (seats, notices) = (members(only).warm(), members(only).warm_shown());
+            let chosen = self.sampler.choose(seats.len(), now, |index| notices[index].read());
+            return chosen.map(|index| seats[index]);
         }
         let at = |mut index: usize| {
-            for part in tree.iter().map(warm) {
-                match part.get(index) {
-                    Some(seat) => return *seat,
-                    None => index -= part.len(),
+            for part in tree.iter().map(members) {
+                match index.checked_sub(part.warm().len()) {
+                    Some(beyond) => index = beyond,
+                    None => return (part.warm()[index], part.warm_shown()[index]),
                 }
             }
             unreachable!("BUG: a candidate out of range")
         };
-        let count = tree.iter().map(|id| warm(id).len()).sum();
-        self.sampler.choose(count, now, |index| seats[at(index)].hint()).map(at)
+        let count = tree.iter().map(|id| members(id).warm().len()).sum();
+        self.sampler.choose(count, now, |index| at(index).1.read()).map(|index| at(index).0)
     }
 
     fn evict_from(&mut self, seat: SeatId) -> Option<Step> {
-        match Arc::clone(&self.seats[seat].member).evict() {
-            Some(mut victim) => {
-                self.evicted(victim.lease());
-                Some(Step::Close(victim))
-            }
-            None => {
-                self.cool(seat);
-                None
-            }
+        let mut victim = self.take_from(seat)?;
+        self.evicted(victim.lease());
+        Some(Step::Close(victim))
+    }
+
+    fn take_from(&mut self, seat: SeatId) -> Option<Box<dyn Victim>> {
+        let victim = Arc::clone(&self.seats[seat].member).evict();
+        if victim.is_none() {
+            self.cool(seat);
         }
+        victim
+    }
+
+    /// Whether one who comes now lacks a slot and nothing else, and nobody has to be asked for it but the members of an
+    /// account that has no parts and is no part: nobody waits, and no other crates take part.
+    pub(crate) fn lacks_a_slot(&self, id: AccountId) -> bool {
+        let account = &self.accounts[id];
+        self.pressure() == 0
+            && self.registered == 0
+            && account.parent.is_none()
+            && account.children.is_empty()
+            && account.counts.total() >= self.own_limit(id)
+            && self.dial_room(id) > 0
+    }
+
+    /// Takes the idle connection out whose slot is for one who [lacks one](Self::lacks_a_slot). Nobody else counts on it.
+    pub(crate) fn spare(&mut self, account: AccountId) -> Option<Box<dyn Victim>> {
+        let seat = self.choose(&smallvec![account])?;
+        self.take_from(seat)
     }
 
     /// Whether a slot that comes free in an account is somebody else's: somebody lacks it who is before `mine`,

@@ -64,8 +64,11 @@ impl Books {
         let unused = |child: AccountId| Share { used: 0, ..self.share(child) };
         let (mut least, mut below, mut next) = (usize::MAX, None, Some(account));
         while let Some(id) = next {
-            let children = self.accounts[id].children.iter();
-            let stock = Stock::new(self.limit(id), children.map(|child| unused(*child)));
+            let Account { limit, floored, ref children, .. } = self.accounts[id];
+            let stock = match floored {
+                0 => Stock::without_floors(limit),
+                _ => Stock::new(limit, children.iter().map(|child| unused(*child))),
+            };
             least = least.min(below.map_or(stock.common(), |child| stock.for_child(unused(child))));
             (below, next) = (Some(id), self.accounts[id].parent);
         }

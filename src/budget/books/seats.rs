@@ -4,17 +4,14 @@ use std::sync::Arc;
 
 use super::rows::Ordinal;
 use super::{AccountId, Books, Departing, SeatId, Turn};
-use crate::budget::ledger::{Member, Notice, Seating};
+use crate::budget::ledger::{Member, Seating};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Use};
-use crate::budget::victim::{Glance, Hint};
 
 /// One address in the books: it has slots out, or waits for some. There is one for each address with something idle, so
 /// it is small.
 pub(crate) struct Seat {
     pub(crate) member: Arc<dyn Member>,
-    /// The member's, at hand: each search reads those of many.
-    notice: &'static Notice,
     pub(super) account: AccountId,
     pub(crate) slots: Slots,
     /// Of those who queue there, while somebody does.
@@ -51,15 +48,9 @@ pub(super) struct Queue {
 }
 
 impl Seat {
-    /// What a victim is chosen by.
-    #[inline]
-    pub(super) fn hint(&self) -> Glance {
-        self.notice.read()
-    }
-
     /// How many connections it seems to have idle.
     pub(in crate::budget) fn idle(&self) -> usize {
-        usize::from(Hint::unpack(self.hint().0).idle)
+        self.member.notice().idle()
     }
 
     /// How many of those who queue here `max_conns` lets have a slot.
@@ -97,7 +88,6 @@ impl Books {
         let account = member.partition().account;
         let seat = self.seats.insert(Seat {
             member: Arc::<M>::clone(member),
-            notice: member.notice(),
             account,
             slots: Slots::default(),
             queue: None,
@@ -181,7 +171,9 @@ impl Books {
         if seat.index.is_none() {
             let (account, seats) = (seat.account, &mut self.seats);
             let members = &mut self.accounts[account].members;
-            members.join(id, |moved, index| seats[moved].index = Some(Ordinal::of(index)));
+            members.join(id, seats[id].member.notice(), |moved, index| {
+                seats[moved].index = Some(Ordinal::of(index))
+            });
         }
     }
 
@@ -269,10 +261,10 @@ impl Books {
 mod tests {
     use super::*;
 
-    /// Of the bytes of an idle connection, with four for its number among the members.
+    /// Of the bytes of an idle connection, with twelve for its number among the members and what it shows there.
     #[test]
-    fn a_seat_is_six_words() {
-        assert_eq!(size_of::<Seat>(), 6 * size_of::<usize>());
+    fn a_seat_is_five_words() {
+        assert_eq!(size_of::<Seat>(), 5 * size_of::<usize>());
         assert_eq!(size_of::<Option<Seat>>(), size_of::<Seat>(), "a row has no tag beside it");
     }
 }

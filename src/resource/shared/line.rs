@@ -10,12 +10,15 @@ use tokio::runtime;
 
 use super::{Failure, Grant, Rare, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
+use crate::budget::ledger::Victim;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::{Kind, Slot};
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::dial::SharedLease;
 use crate::error::{DialError, Phase};
+use crate::resource::attempt::Terms;
+use crate::resource::settings::Settings;
 use crate::stats::Event;
 use crate::sync::Ordering;
 
@@ -23,6 +26,8 @@ use crate::sync::Ordering;
 pub(crate) enum Queued {
     /// In line; the slot it brought is now a dial's.
     At(Place, Option<Slot>),
+    /// It is to close this, whose slot it can bring then.
+    Evict(Box<dyn Victim>),
     /// Something came to rest since it looked: it has to look again, with what it brought.
     LookAgain(Option<Slot>),
     /// The budget's limit is zero.
@@ -99,10 +104,11 @@ impl<C> Shared<C> {
         place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
 
-    /// The generation that a dial begins in, and how long it may take.
-    pub(crate) fn dial_terms(&self) -> (u32, Option<Duration>) {
+    /// What a dial begins with, but for its slot. It may take so long, if nobody says otherwise.
+    pub(crate) fn dial_terms(&self) -> Terms {
         let state = self.state.lock();
-        (state.generation, state.settings.dial_timeout)
+        let Settings { dial_timeout: timeout, max_lifetime, .. } = *state.settings;
+        Terms { generation: state.generation, timeout, max_lifetime }
     }
 
     /// Why the address pauses.
@@ -119,26 +125,29 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.state.lock();
-        let former = state.rare().last_error.take();
         let waiter = if state.closed { None } else { self.next_for(&mut books, &mut state, &entry) };
         let (waker, left) = match waiter {
             Some(waiter) => (waiter.cell.grant(Grant::Conn(entry)), None),
             None => (None, Some(entry)),
         };
         let (rare, limits) = state.rare_and_limits();
+        let former = rare.last_error.take();
         if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
             waiter.orphaned = true;
         }
-        rare.moved = clock::now();
+        rare.note_move();
         rare.pace.succeeded(limits, left.is_none());
         rare.requeue_stranded(self.dials(&books));
+        // It is about to be put, as a rule.
+        let is_over = state.closed || self.is_crowded(&books, &mut state);
+        let spent = if is_over { None } else { self.calm_down(&mut books, &mut state) };
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
         if let Some(waker) = waker {
             waker.wake();
         }
-        drop(former); // an error is the dialer's: not under a lock (I3)
+        drop((former, spent)); // an error is the dialer's: not under a lock (I3)
         if let Some(entry) = left {
             Self::rest(entry, true);
         }
@@ -167,7 +176,7 @@ impl<C> Shared<C> {
             Failure::Error(error) => rare.last_error.replace(error.clone()),
             Failure::Timeout | Failure::Paused(_) | Failure::Closed => None,
         };
-        rare.moved = clock::now();
+        rare.note_move();
         rare.pace.failed(limits, permanent, clock::now(), random);
         let dials = self.dials(&books);
         let mut waiter = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
@@ -339,6 +348,13 @@ impl<C> Shared<C> {
 }
 
 impl<C> Rare<C> {
+    /// A dial has ended. Nobody asks when unless somebody hastens.
+    fn note_move(&mut self) {
+        if !self.hastened_on.is_empty() {
+            self.moved = clock::now();
+        }
+    }
+
     pub(super) fn next_place(&mut self) -> Place {
         self.last_place += 1;
         self.last_place
@@ -372,7 +388,15 @@ impl<C> Rare<C> {
 
 impl<C: Send + 'static> Shared<C> {
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
-    pub(crate) fn enqueue(self: &Arc<Self>, waiter: Waiter<C>, brought: Option<Slot>, rests: u32) -> Queued {
+    ///
+    /// Not at once if it `may_evict`, nobody else waits and all it lacks is the slot of something idle.
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        waiter: &Waiter<C>,
+        brought: Option<Slot>,
+        rests: u32,
+        may_evict: bool,
+    ) -> Queued {
         let (mut books, mut state) = self.both();
         if state.closed || books.is_closed(self.partition().account) {
             return Queued::Closed(brought);
@@ -382,6 +406,16 @@ impl<C: Send + 'static> Shared<C> {
         }
         if brought.is_none() && books.attainable(self.partition().account) == 0 {
             return Queued::Never;
+        }
+        if may_evict && brought.is_none() && self.lacks_a_slot(&books, &state) {
+            drop(state); // the search looks at others
+            return match books.spare(self.partition().account) {
+                Some(victim) => Queued::Evict(victim),
+                None => {
+                    drop(books);
+                    self.enqueue(waiter, None, rests, false)
+                }
+            };
         }
         let now = clock::now();
         let (rare, limits) = state.rare_and_limits();
@@ -415,9 +449,9 @@ impl<C: Send + 'static> Shared<C> {
             None => books.slot_at_once(self.partition(), seat).map_or(Brought::Nothing, Brought::Dials),
         };
         match &brought {
-            Brought::Dials(_) => state.rare().dialing.insert(place, waiter),
+            Brought::Dials(_) => state.rare().dialing.insert(place, waiter.clone()),
             Brought::GoesBack(_) | Brought::Nothing => {
-                state.rare().queued.insert(place, waiter);
+                state.rare().queued.insert(place, waiter.clone());
                 self.note_queue(true);
                 books.sync(seat, state.queued());
             }
@@ -443,6 +477,12 @@ impl<C: Send + 'static> Shared<C> {
             entry.discard(Event::Retired);
         }
         Queued::At(place, slot)
+    }
+
+    /// Whether one who gets in line now could dial at once if it had a slot, and could have that of something idle.
+    fn lacks_a_slot(&self, books: &Books, state: &State<C>) -> bool {
+        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
+        state.rare.is_none() && slots < self.max_conns() && books.lacks_a_slot(self.partition().account)
     }
 
     fn may_dial_with(&self, books: &Books, state: &State<C>, seat: SeatId, slot: &Slot) -> bool {

@@ -55,11 +55,15 @@ pub(crate) struct Taken<C> {
     stocks: bool,
 }
 
-/// Nothing was idle.
+/// Nothing was idle, or is wanted: what a caller needs to know who gets in line.
 #[derive(Clone, Copy)]
 pub(crate) struct Missed {
     /// As of this many rests.
     pub(crate) rests: u32,
+    /// There is a stock to be kept.
+    pub(crate) stocks: bool,
+    /// The resource's.
+    pub(crate) wait_timeout: Option<Duration>,
 }
 
 /// What a caller found that comes where others queue.
@@ -81,6 +85,13 @@ impl<C> State<C> {
         // Those of the stock may rest for as long as they live.
         let idle_timeout = if self.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
         Some(Taken { entry, idle_timeout, tick, stocks: min_idle > 0 })
+    }
+}
+
+impl<C> State<C> {
+    fn missed(&self) -> Missed {
+        let Settings { min_idle, wait_timeout, .. } = *self.settings;
+        Missed { rests: self.rests, stocks: min_idle > 0, wait_timeout }
     }
 }
 
@@ -160,9 +171,14 @@ impl<C> Shared<C> {
             Some(taken) => Ok(taken),
             None => {
                 state.publish(self.state.published);
-                Err(Missed { rests: state.rests })
+                Err(state.missed())
             }
         }
+    }
+
+    /// For who wants nothing that is idle.
+    pub(crate) fn pass_over_idle(&self) -> Missed {
+        self.state.lock().missed()
     }
 
     /// Goes on where the newest one was unfit.
@@ -236,8 +252,6 @@ impl<C> Shared<C> {
             Fitness::Broken => Event::Broken,
         };
         drop(Counted(&*entry.shared));
-        entry.shared.count(event);
-        entry.trace_close(event);
-        Err(entry.close_quietly().and_then(Lease::into_slot))
+        Err(entry.end(event).and_then(Lease::into_slot))
     }
 }
