@@ -22,7 +22,7 @@ use crate::clock;
 use crate::resource::freelist::{Record, Resting};
 use crate::resource::shared::Shared;
 use crate::stats::Event;
-use crate::upkeep::Watch;
+use crate::upkeep::Alarm;
 
 /// How long [`Conn::shutdown`] may take.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,18 +41,14 @@ pub(crate) struct Entry<C> {
     spent: Option<Event>,
     /// Its budget tracks who holds it.
     tracked: bool,
-    /// Whom it concerns, besides its owner: nobody, on the warm path.
-    concerns: Option<Box<Concerns>>,
+    /// It rests, or is in the keeper's hands, and its stream wakes the keeper.
+    watched: bool,
+    /// By what its stream does that, once it was watched.
+    alarm: Option<Arc<Alarm<Shared<C>>>>,
+    /// Who has it, while it is in use, if that is noted.
+    hold: Option<Box<Hold>>,
     /// Its address, which so lasts as long as it. An address that nobody can ask any more gives up what rests there.
     pub(crate) shared: Arc<Shared<C>>,
-}
-
-/// Whom a connection concerns besides its owner.
-enum Concerns {
-    /// At rest, or in the keeper's hands: its stream wakes the keeper.
-    Keeper(Watch),
-    /// In use: who has it is noted.
-    Holder(Hold),
 }
 
 impl<C> Entry<C> {
@@ -64,37 +60,39 @@ impl<C> Entry<C> {
         shared: Arc<Shared<C>>,
     ) -> Box<Self> {
         let (conn, lease, tracked) = (Some(conn), Some(lease), shared.tracks());
-        Box::new(Self { conn, lease, record, runtime, spent: None, tracked, concerns: None, shared })
+        let (watched, alarm, hold) = (false, None, None);
+        Box::new(Self { conn, lease, record, runtime, spent: None, tracked, watched, alarm, hold, shared })
     }
 
     pub(crate) fn is_reused(&self) -> bool {
         self.record.uses > 0
     }
 
-    /// By what its stream wakes the keeper, if it does.
-    pub(crate) fn watch(&self) -> Option<&Watch> {
-        match self.concerns.as_deref() {
-            Some(Concerns::Keeper(watch)) => Some(watch),
-            Some(Concerns::Holder(_)) | None => None,
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Whether its stream has rung since it was looked at last.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.watched && self.alarm.as_ref().is_some_and(|alarm| alarm.has_rung())
+    }
+
+    /// Its stream wakes nobody any more, as far as anybody cares.
+    #[cold]
+    pub(crate) fn unwatch(&mut self) {
+        if std::mem::take(&mut self.watched) {
+            self.shared.ledger().keeper.one_less();
         }
     }
 
-    pub(crate) fn concerns_keeper(&mut self, watch: Watch) {
-        self.concerns = Some(Box::new(Concerns::Keeper(watch)));
-    }
-
-    pub(crate) fn concerns_nobody(&mut self) {
-        self.concerns = None;
-    }
-
-    /// It is given out: no more the keeper's, and noted if that is asked for.
+    /// Who has it is noted, if that is asked for.
     #[cold]
-    fn concerns_holder(&mut self, site: Site) {
+    fn note_hold(&mut self, site: Site) {
         let hold = self.shared.note_hold(site);
         if let Some(hold) = &hold {
             hold.is_of(self.shared.partition().account, Some(ResourceId::of(&*self.shared)));
         }
-        self.concerns = hold.map(|hold| Box::new(Concerns::Holder(hold)));
+        self.hold = hold.map(Box::new);
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -131,6 +129,11 @@ impl<C> Entry<C> {
     /// The same, but for its lease.
     pub(crate) fn end(&mut self, event: Event) -> Option<Lease> {
         self.shared.count(event);
+        self.end_counted(event)
+    }
+
+    /// The same, where the address has counted it.
+    fn end_counted(&mut self, event: Event) -> Option<Lease> {
         self.trace_close(event);
         self.close_quietly()
     }
@@ -160,6 +163,25 @@ impl<C> Entry<C> {
     }
 }
 
+impl<C: Send + 'static> Entry<C> {
+    /// By what its stream is to wake the keeper from now on, until it is given out.
+    pub(crate) fn watch(&mut self) -> &Arc<Alarm<Shared<C>>> {
+        if !std::mem::replace(&mut self.watched, true) {
+            self.shared.ledger().keeper.one_more();
+        }
+        let shared = &self.shared;
+        self.alarm.get_or_insert_with(|| Alarm::of(shared))
+    }
+}
+
+impl<C> Drop for Entry<C> {
+    fn drop(&mut self) {
+        if self.watched {
+            self.unwatch();
+        }
+    }
+}
+
 impl<C> Resting for Box<Entry<C>> {
     #[inline]
     fn record(&self) -> &Record {
@@ -173,7 +195,8 @@ impl<C: Send + 'static> Victim for Entry<C> {
     }
 
     fn close(mut self: Box<Self>) -> Option<Slot> {
-        self.end(Event::Evicted).and_then(Lease::into_slot)
+        self.shared.partition().count(Event::Evicted, 1);
+        self.end_counted(Event::Evicted).and_then(Lease::into_slot)
     }
 }
 
@@ -238,8 +261,11 @@ pub struct Conn<C = TcpStream> {
 impl<C> Conn<C> {
     #[inline]
     pub(crate) fn new(mut entry: Box<Entry<C>>, site: Site) -> Self {
-        if entry.concerns.is_some() || entry.tracked {
-            entry.concerns_holder(site);
+        if entry.watched {
+            entry.unwatch();
+        }
+        if entry.tracked {
+            entry.note_hold(site);
         }
         Self { entry: Some(entry) }
     }
@@ -263,8 +289,8 @@ impl<C> Conn<C> {
     #[inline]
     pub fn put(mut self) {
         let Some(mut entry) = self.entry.take() else { return };
-        if entry.concerns.is_some() {
-            entry.concerns = None;
+        if entry.hold.is_some() {
+            entry.hold = None;
         }
         entry.record.rested = clock::now();
         entry.record.uses = entry.record.uses.saturating_add(1);
@@ -322,11 +348,7 @@ impl<C> Conn<C> {
                 let mut books = ledger.lock();
                 books.reassign(&mut slot, None, Kind::Held);
                 ledger.settle(books); // its address may have another now
-                let hold = entry.concerns.take().and_then(|concerns| match *concerns {
-                    Concerns::Holder(hold) => Some(Box::new(hold)),
-                    Concerns::Keeper(_) => None,
-                });
-                slot.changes_hands(hold);
+                slot.changes_hands(entry.hold.take());
                 slot
             }
             None => Slot::empty(entry.shared.partition()),

@@ -232,7 +232,7 @@ impl<C: Send + 'static> ConnResource<C> {
     /// One look of the keeper's, whose task no model drives.
     pub fn look_after_idle(&self) {
         let shared = &self.shared;
-        shared.tend(&shared.ledger().keeper, crate::clock::now());
+        shared.tend(crate::clock::now());
     }
 }
 

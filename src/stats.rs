@@ -66,7 +66,7 @@ macro_rules! counters {
         }
 
         impl ResourceStats {
-            pub(crate) fn count(&mut self, tally: &Tally) {
+            pub(crate) fn count(&mut self, tally: &AddressTally) {
                 $(self.$field += tally.read(Event::$event);)*
             }
         }
@@ -117,6 +117,47 @@ impl Tally {
     }
 }
 
+/// The same for one address, of which there may be a million: small until something has happened often. Behind the
+/// address's lock.
+#[derive(Debug, Default)]
+pub(crate) enum AddressTally {
+    /// Nothing has happened. Can become Few.
+    #[default]
+    Nothing,
+    /// Can become Many.
+    Few(Box<[u16; EVENTS]>),
+    Many(Box<[u64; EVENTS]>),
+}
+
+impl AddressTally {
+    pub(crate) fn add(&mut self, event: Event, n: u64) {
+        if let Self::Nothing = self {
+            *self = Self::Few(Box::default());
+        }
+        let few = match self {
+            Self::Nothing => return,
+            Self::Few(few) => few,
+            Self::Many(many) => return many[event as usize] += n,
+        };
+        let counter = &mut few[event as usize];
+        match u16::try_from(n).ok().and_then(|n| counter.checked_add(n)) {
+            Some(sum) => *counter = sum,
+            None => {
+                *self = Self::Many(Box::new(few.map(u64::from)));
+                self.add(event, n);
+            }
+        }
+    }
+
+    pub(crate) fn read(&self, event: Event) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Few(few) => few[event as usize].into(),
+            Self::Many(many) => many[event as usize],
+        }
+    }
+}
+
 /// How a budget's slots were used at the moment an error was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -148,5 +189,24 @@ impl std::fmt::Display for BudgetCounts {
             "{slots}: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing, \
              {held} held; {waiting} waiting"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_tally_counts_on_where_it_does_not_fit() {
+        let mut tally = AddressTally::default();
+        assert_eq!(tally.read(Event::Dial), 0);
+        let mut sum = 0;
+        for n in [1, 0, 65_533, 1, 1, 70_000, u64::from(u32::MAX)] {
+            tally.add(Event::Dial, n);
+            tally.add(Event::Panic, 1);
+            sum += n;
+            assert_eq!(tally.read(Event::Dial), sum);
+        }
+        assert_eq!((tally.read(Event::Panic), tally.read(Event::Wait)), (7, 0));
     }
 }

@@ -23,7 +23,7 @@ use crate::stats::Event;
 use crate::sync::Ordering;
 
 pub(crate) use deadlines::{Deadline, Deadlines};
-pub(crate) use keeper::{Bell, Findings, Keeper, Tended, Watch};
+pub(crate) use keeper::{Alarm, Bell, Findings, Keeper, Tended};
 
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.
 const STALE_AFTER_MS: u32 = 500;
@@ -115,7 +115,7 @@ pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(slot) = shared.spare_slot() else { return };
-    let job = Job { slot, initiator: None, terms: shared.dial_terms(), home: Some(runtime.id()) };
+    let job = Job { slot, initiator: None, terms: shared.begin_dial(), home: Some(runtime.id()) };
     let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());
     let dial = async move {

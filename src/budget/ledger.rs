@@ -67,7 +67,7 @@ pub(crate) trait Victim: Send {
 }
 
 /// What an address lets the searches for victims know of itself: written under its lock, read without, and so a hint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Notice {
     /// See [`Hint::pack`](super::victim::Hint::pack).
     pub(crate) hint: AtomicU64,
@@ -75,6 +75,13 @@ pub(crate) struct Notice {
     pub(crate) surplus_since: AtomicU32,
     /// Idle connections that the keeper looks at just now.
     pub(crate) lent: AtomicU32,
+}
+
+impl Default for Notice {
+    fn default() -> Self {
+        let hint = AtomicU64::new(Hint::UNSEEN.pack());
+        Self { hint, surplus_since: AtomicU32::new(0), lent: AtomicU32::new(0) }
+    }
 }
 
 impl Notice {

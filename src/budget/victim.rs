@@ -35,6 +35,9 @@ pub(crate) struct Hint {
 }
 
 impl Hint {
+    /// Of an address that was never got.
+    pub(crate) const UNSEEN: Hint = Hint { last: 0, average: None, idle: 0 };
+
     /// `idle` saturates: beyond one, how many there are makes no difference here.
     #[inline]
     pub(crate) fn new(last: u32, average: Option<u16>, idle: usize) -> Hint {

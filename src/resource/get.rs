@@ -443,7 +443,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
         let runtime = Handle::try_current().ok();
-        let mut terms = shared.dial_terms();
+        let mut terms = shared.begin_dial();
         terms.timeout = self.dial_timeout.or(terms.timeout);
         let home = runtime.as_ref().map(Handle::id);
         let job = Job { slot, initiator: slow.place, terms, home };

@@ -23,6 +23,17 @@ pub(crate) enum History {
 }
 
 impl History {
+    /// What [`last`](Self::last), or 0, and [`average`](Self::average) were told of. A single get at the very moment 0 is
+    /// taken for none.
+    #[inline]
+    pub(crate) fn of(last: u32, average: Option<u16>) -> Self {
+        match (last, average) {
+            (last, Some(average)) => History::Often { last, average },
+            (0, None) => History::Unseen,
+            (last, None) => History::Once { last },
+        }
+    }
+
     /// Notes a get.
     ///
     /// Gets of one clock reading are one use: how many there were says nothing about when the next use comes, and
@@ -103,8 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn is_one_word() {
-        assert_eq!(size_of::<History>(), 8);
+    fn is_told_by_its_parts() {
+        for history in [History::Unseen, after(&[7]), after(&[0, 9]), after(&[5, 9, 1000])] {
+            assert_eq!(History::of(history.last().unwrap_or_default(), history.average()), history);
+        }
     }
 
     #[test]

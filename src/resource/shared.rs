@@ -2,7 +2,7 @@
 //! the callers in line and their dials are in [`mod@line`], what the keeper does in [`mod@tending`]. Decides under
 //! the locks, in the order ledger, address, cell; closes, wakes and logs after them.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use tokio::runtime;
@@ -24,7 +24,7 @@ use crate::budget::{Budget, Hold, Site};
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::error::{DialError, GetDetails, Phase};
-use crate::stats::{Event, ResourceStats, Tally};
+use crate::stats::{AddressTally, Event, ResourceStats};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, ShortMutexGuard};
 use crate::upkeep::{Bell, Tended};
 
@@ -43,7 +43,7 @@ pub(crate) use reuse::{Found, Missed};
 /// What the warm path reads is together, so that it is a line of the cache or two.
 #[repr(C)]
 pub(crate) struct Shared<C> {
-    /// Idle connections, lines, generation, history. Held for a few instructions; nothing of the user's runs
+    /// Idle connections, lines, generation. Held for a few instructions; nothing of the user's runs
     /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
     /// holds the ledger's lock too.
     state: Home<C>,
@@ -54,13 +54,13 @@ pub(crate) struct Shared<C> {
     others_queue: AtomicBool,
     /// Somebody watches whether the address moves, or it cannot.
     pub(crate) watched: AtomicBool,
+    bell: Bell,
     handles: AtomicU32,
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
     /// For the keeper.
     me: Weak<dyn Tended>,
-    tally: OnceLock<Box<Tally>>,
     /// Reuses and waits that the budget has been told of. Written under the ledger's lock.
     reported: [AtomicU64; 2],
     /// How many connections there may be. Changes with the state's settings.
@@ -87,7 +87,8 @@ pub(crate) struct Published {
 impl Published {
     pub(super) fn clear(&self) {
         let Self { notice: Notice { hint, surplus_since, lent }, reused, waits } = self;
-        [hint, reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        hint.store(Hint::UNSEEN.pack(), Ordering::Relaxed);
+        [reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
         [surplus_since, lent].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
@@ -110,7 +111,6 @@ fn add_locked(counter: &AtomicU64, by: u64) {
 pub(crate) struct State<C> {
     idle: Freelist<Box<Entry<C>>>,
     pub(super) settings: Arc<Settings>,
-    history: History,
     generation: u32,
     /// How often something has come to rest, so that a search of the idle ones knows whether it missed any.
     rests: u32,
@@ -130,8 +130,7 @@ pub(crate) struct State<C> {
     closed_before: u32,
     /// When the keeper comes to see whose time is over, if that is to come.
     due: Tick,
-    /// What idle connections' streams ring, once there was one to be watched.
-    bell: Option<Arc<Bell>>,
+    tally: AddressTally,
     rare: Option<Box<Rare<C>>>,
 }
 
@@ -201,7 +200,6 @@ impl<C> State<C> {
         Self {
             idle: Freelist::default(),
             settings,
-            history: History::default(),
             generation: 0,
             rests: 0,
             calm: false,
@@ -211,7 +209,7 @@ impl<C> State<C> {
             closed: false,
             closed_before: 0,
             due: Tick::NEVER,
-            bell: None,
+            tally: AddressTally::default(),
             rare: None,
         }
     }
@@ -249,10 +247,14 @@ impl<C> State<C> {
 
     /// It is wanted. The caller [publishes](Self::publish) what that changes.
     #[inline]
-    fn touch(&mut self, published: &Published, now: Tick) {
-        if self.history.touch(now.millis()) {
-            let hint = Hint::new(self.history.last().unwrap_or_default(), self.history.average(), 0);
-            published.notice.hint.store(hint.pack(), Ordering::Relaxed);
+    fn touch(&self, published: &Published, now: Tick) {
+        // What the search is told of an address is all that is kept of its history.
+        let word = &published.notice.hint;
+        let Hint { last, average, .. } = Hint::unpack(word.load(Ordering::Relaxed));
+        let mut history = History::of(last, average);
+        if history.touch(now.millis()) {
+            let hint = Hint::new(history.last().unwrap_or_default(), history.average(), 0);
+            word.store(hint.pack(), Ordering::Relaxed);
         }
     }
 
@@ -381,12 +383,12 @@ impl<C> Shared<C> {
             address,
             seating: Seating::none(),
             me,
-            tally: OnceLock::new(),
             reported: Default::default(),
             handles: AtomicU32::new(1),
             max_conns: AtomicU32::new(saturated(settings.max_conns)),
             may_dial: AtomicU32::new(saturated(Pace::new(limits).allowed(limits))),
             watched: AtomicBool::new(false),
+            bell: Bell::default(),
             others_queue: AtomicBool::new(false),
         }
     }
@@ -451,12 +453,9 @@ impl<C> Shared<C> {
         self.may_dial.store(saturated(dials), Ordering::Relaxed);
     }
 
-    fn tally(&self) -> &Tally {
-        self.tally.get_or_init(Box::default)
-    }
-
+    /// Not under the address's lock.
     pub(crate) fn count(&self, event: Event) {
-        self.tally().add(event, 1);
+        self.state.lock().tally.add(event, 1);
         self.partition().count(event, 1);
     }
 
@@ -669,9 +668,7 @@ impl<C> Shared<C> {
             stats.closing = counts.get(Kind::Closing);
         }
         stats.waiting = state.dialing() + state.queued();
-        if let Some(tally) = self.tally.get() {
-            stats.count(tally);
-        }
+        stats.count(&state.tally);
         stats.reused += self.state.published.reused.load(Ordering::Relaxed);
         stats.waits += self.state.published.waits.load(Ordering::Relaxed);
         stats

@@ -38,9 +38,11 @@ const BATCH: usize = 64;
 /// An address, as the keeper knows it. Called without locks.
 pub(crate) trait Tended: Send + Sync {
     /// Closes what has rested for too long or is too old; watches what has rested for a while.
-    fn tend(&self, keeper: &Arc<Keeper>, now: Tick) -> Findings;
+    fn tend(&self, now: Tick) -> Findings;
     /// Looks at those whose stream has rung.
     fn answer(&self);
+    fn bell(&self) -> &Bell;
+    fn keeper(&self) -> &Keeper;
     /// Dials for its stock, if that has become too small.
     fn restock(self: Arc<Self>);
 }
@@ -60,7 +62,7 @@ pub(crate) struct Keeper {
     /// Held for a few instructions; no other lock is taken under it, and nothing of the user's runs.
     desk: Mutex<Desk>,
     news: Notify,
-    /// Connections that rest and are watched.
+    /// How many connections rest and are watched.
     watched: AtomicUsize,
 }
 
@@ -124,6 +126,15 @@ impl Keeper {
 
     fn shift(self: &Arc<Self>, epoch: u64) -> Shift {
         Shift { keeper: Arc::clone(self), epoch }
+    }
+
+    /// A connection is watched from now on.
+    pub(crate) fn one_more(&self) {
+        self.watched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn one_less(&self) {
+        self.watched.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn ring(&self, address: Weak<dyn Tended>) {
@@ -232,7 +243,7 @@ impl Shift {
             let now = clock::now();
             let findings: Vec<_> = tend
                 .into_iter()
-                .filter_map(|address| Some((address.upgrade()?.tend(&self.keeper, now), address)))
+                .filter_map(|address| Some((address.upgrade()?.tend(now), address)))
                 .collect();
             if self.note(findings) || more {
                 yield_now().await;
@@ -294,62 +305,50 @@ impl Drop for Shift {
 }
 
 /// What the streams of one address ring. The keeper is told once, until it answers.
+#[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: AtomicBool,
-    address: Weak<dyn Tended>,
-    keeper: Arc<Keeper>,
 }
 
 impl Bell {
-    pub(crate) fn new(address: Weak<dyn Tended>, keeper: &Arc<Keeper>) -> Arc<Self> {
-        Arc::new(Self { rung: AtomicBool::new(false), address, keeper: Arc::clone(keeper) })
-    }
-
     /// Rings are told again from now on: look at the connections afterwards.
     pub(crate) fn answer(&self) {
         self.rung.store(false, Ordering::SeqCst);
     }
 }
 
-/// What one stream wakes.
-struct Alarm {
+/// What one stream wakes, while it rests and is watched. Stays with its connection, which rests often.
+pub(crate) struct Alarm<A> {
     rung: AtomicBool,
-    bell: Arc<Bell>,
+    address: Weak<A>,
 }
 
-impl Wake for Alarm {
-    fn wake(self: Arc<Self>) {
-        // This one first: whoever answers the bell looks at it after that (see `Bell::answer`).
-        self.rung.store(true, Ordering::SeqCst);
-        if !self.bell.rung.swap(true, Ordering::SeqCst) {
-            self.bell.keeper.ring(Weak::clone(&self.bell.address));
-        }
-    }
-}
-
-/// A connection at rest that is watched, for as long as it rests.
-pub(crate) struct Watch(Arc<Alarm>);
-
-impl Watch {
-    pub(crate) fn begin(bell: &Arc<Bell>) -> Self {
-        bell.keeper.watched.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Alarm { rung: AtomicBool::new(false), bell: Arc::clone(bell) }))
+impl<A: Tended + 'static> Alarm<A> {
+    pub(crate) fn of(address: &Arc<A>) -> Arc<Self> {
+        Arc::new(Self { rung: AtomicBool::new(false), address: Arc::downgrade(address) })
     }
 
     /// The connection is about to be looked at: what it is to wake when something changes after that.
-    pub(crate) fn begin_look(&self) -> Waker {
-        self.0.rung.store(false, Ordering::SeqCst);
-        Waker::from(Arc::clone(&self.0))
-    }
-
-    /// Whether it has rung since it was looked at last.
-    pub(crate) fn has_rung(&self) -> bool {
-        self.0.rung.load(Ordering::SeqCst)
+    pub(crate) fn begin_look(self: &Arc<Self>) -> Waker {
+        self.rung.store(false, Ordering::SeqCst);
+        Waker::from(Arc::clone(self))
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.bell.keeper.watched.fetch_sub(1, Ordering::Relaxed);
+impl<A> Alarm<A> {
+    /// Whether it has rung since its connection was looked at last.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::SeqCst)
+    }
+}
+
+impl<A: Tended + 'static> Wake for Alarm<A> {
+    fn wake(self: Arc<Self>) {
+        // This one first: whoever answers the bell looks at it after that (see `Bell::answer`).
+        self.rung.store(true, Ordering::SeqCst);
+        let Some(address) = self.address.upgrade() else { return };
+        if !address.bell().rung.swap(true, Ordering::SeqCst) {
+            address.keeper().ring(Weak::<A>::clone(&self.address));
+        }
     }
 }

@@ -104,11 +104,16 @@ impl<C> Shared<C> {
         place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
 
-    /// What a dial begins with, but for its slot. It may take so long, if nobody says otherwise.
-    pub(crate) fn dial_terms(&self) -> Terms {
-        let state = self.state.lock();
-        let Settings { dial_timeout: timeout, max_lifetime, .. } = *state.settings;
-        Terms { generation: state.generation, timeout, max_lifetime }
+    /// A dial begins, which is counted: on what terms, if nobody says otherwise.
+    pub(crate) fn begin_dial(&self) -> Terms {
+        let terms = {
+            let mut state = self.state.lock();
+            state.tally.add(Event::Dial, 1);
+            let Settings { dial_timeout: timeout, max_lifetime, .. } = *state.settings;
+            Terms { generation: state.generation, timeout, max_lifetime }
+        };
+        self.partition().count(Event::Dial, 1);
+        terms
     }
 
     /// Why the address pauses.

@@ -29,6 +29,9 @@ impl<C: Send + 'static> Member for Shared<C> {
         let entry = state.idle.take_oldest();
         state.warm = entry.is_some();
         state.calm &= state.warm;
+        if state.warm {
+            state.tally.add(Event::Evicted, 1);
+        }
         self.publish(&state);
         drop(state);
         entry.map(|entry| entry as Box<dyn Victim>)

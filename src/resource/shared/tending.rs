@@ -4,20 +4,25 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::Shared;
+use super::{Shared, State};
 use crate::clock::Tick;
 use crate::conn::Entry;
 use crate::dial::Fitness;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
 use crate::sync::Ordering;
-use crate::upkeep::{self, Bell, Findings, Keeper, Tended, Watch};
+use crate::upkeep::{self, Bell, Findings, Keeper, Tended};
 
 /// How many are looked at before the rest are at hand again.
 const BATCH: usize = 64;
 
-impl<C> Shared<C> {
+/// After how long a rest a connection is watched: not while it is used ten times a second, since to begin and end that
+/// takes longer than a get.
+const REST: Duration = Duration::from_millis(100);
+
+impl<C: Send + 'static> Shared<C> {
     /// Looks at connections that were taken out. Returns whether any of them had to be closed.
     fn look_at(&self, entries: Vec<Box<Entry<C>>>) -> bool {
         let mut closed = false;
@@ -26,8 +31,8 @@ impl<C> Shared<C> {
             match self.ask_idle(&mut entry) {
                 None => {
                     // One that rings while it is looked at is looked at again in the next round, not at once.
-                    if entry.watch().is_some_and(Watch::has_rung) {
-                        entry.concerns_nobody();
+                    if entry.has_rung() {
+                        entry.unwatch();
                     }
                     Self::rest(entry, true); // news to whoever looked for it meanwhile
                 }
@@ -42,14 +47,13 @@ impl<C> Shared<C> {
         closed
     }
 
-    /// Asks the dialer whether an idle connection is still fit, and has its stream wake the keeper. `Some`: it is not.
+    /// Asks the dialer whether an idle connection is still fit, and has its stream wake the keeper from now on. `Some`: it is not.
     fn ask_idle(&self, entry: &mut Entry<C>) -> Option<Event> {
         if entry.is_gone() {
             return Some(Event::Stale);
         }
-        let (Some(waker), Some(conn)) = (entry.watch().map(Watch::begin_look), &mut entry.conn) else {
-            return None;
-        };
+        let waker = entry.watch().begin_look();
+        let conn = entry.conn.as_mut()?;
         let asked = || {
             let asked = std::future::poll_fn(|cx| self.dialer.poll_idle(conn, cx));
             // The keeper's task may be at the end of its cooperative budget, where everything is pending.
@@ -115,55 +119,73 @@ impl<C> Shared<C> {
     }
 }
 
+/// What a glance at the idle ones of an address tells.
+struct Survey {
+    /// When the first of them has to go.
+    end: Option<Tick>,
+    /// How many are not watched.
+    fresh: usize,
+    /// How many of those have rested for long.
+    ripe: usize,
+}
+
+impl<C> State<C> {
+    fn survey(&self, now: Tick) -> Survey {
+        let Settings { idle_timeout, min_idle: stock, .. } = *self.settings;
+        let end = self.idle.next_end(idle_timeout.duration(), stock);
+        let fresh = self.idle.count(|entry| !entry.is_watched());
+        let ripe = if fresh == 0 { 0 } else { self.idle.count(|entry| is_ripe(entry, now)) };
+        Survey { end, fresh, ripe }
+    }
+}
+
+/// Whether it is to be watched.
+fn is_ripe<C>(entry: &Entry<C>, now: Tick) -> bool {
+    !entry.is_watched() && entry.record.idle_for(now) >= REST
+}
+
 impl<C: Send + 'static> Tended for Shared<C> {
-    fn tend(&self, keeper: &Arc<Keeper>, now: Tick) -> Findings {
-        let Settings { idle_timeout, min_idle: stock, tick, .. } = self.setting(Settings::clone);
-        let (idle_timeout, tick) = (idle_timeout.duration(), tick.duration());
-        let (ended, bell) = {
-            let mut state = self.state.lock();
-            state.tended = true;
-            let ended = state.idle.take_ended(now, idle_timeout, stock);
-            self.publish(&state);
-            let bell = state.bell.get_or_insert_with(|| Bell::new(self.me.clone(), keeper));
-            (ended, Arc::clone(bell))
-        };
-        let mut closed = !ended.is_empty();
-        for entry in ended {
-            entry.discard(Event::Expired);
-        }
-        let unwatched = |entry: &Entry<C>| entry.watch().is_none() && entry.record.idle_for(now) > tick;
-        // Each once: one that rings while it is looked at is not watched, and left to the next round.
-        let mut left = self.state.lock().idle.count(|entry| unwatched(entry));
-        while left > 0 {
-            let mut lent = self.lend(unwatched);
-            if lent.is_empty() {
-                break;
-            }
-            left = left.saturating_sub(lent.len());
-            for entry in &mut lent {
-                entry.concerns_keeper(Watch::begin(&bell));
-            }
-            closed |= self.look_at(lent);
-        }
-        if closed && let Some(this) = self.me.upgrade() {
-            this.restock();
-        }
+    fn tend(&self, now: Tick) -> Findings {
         let mut state = self.state.lock();
-        let fresh = state.idle.count(|entry| entry.watch().is_none()) > 0;
-        state.tended = fresh;
-        let end = state.idle.next_end(idle_timeout, stock);
+        state.tended = true;
+        let mut survey = state.survey(now);
+        let ends = survey.end.is_some_and(|end| end <= now);
+        if ends || survey.ripe > 0 {
+            let Settings { idle_timeout, min_idle: stock, .. } = *state.settings;
+            let ended = state.idle.take_ended(now, idle_timeout.duration(), stock);
+            self.publish(&state);
+            drop(state);
+            let mut closed = !ended.is_empty();
+            for entry in ended {
+                entry.discard(Event::Expired);
+            }
+            // Each once: one that rings while it is looked at is not watched, and left to the next round.
+            while survey.ripe > 0 {
+                let lent = self.lend(|entry| is_ripe(entry, now));
+                if lent.is_empty() {
+                    break;
+                }
+                survey.ripe = survey.ripe.saturating_sub(lent.len());
+                closed |= self.look_at(lent);
+            }
+            if closed && let Some(this) = self.me.upgrade() {
+                this.restock();
+            }
+            state = self.state.lock();
+            survey = state.survey(now);
+        }
+        state.tended = survey.fresh > 0;
         // The keeper comes back at the earliest it was told of; later ones it learns then.
-        let due = end.filter(|end| state.due <= now || *end < state.due);
+        let due = survey.end.filter(|end| state.due <= now || *end < state.due);
         state.due = due.unwrap_or(state.due);
-        Findings { fresh, due }
+        Findings { fresh: state.tended, due }
     }
 
     fn answer(&self) {
-        let Some(bell) = self.state.lock().bell.clone() else { return };
-        bell.answer();
+        self.bell.answer();
         let mut closed = false;
         loop {
-            let rung = self.lend(|entry| entry.watch().is_some_and(Watch::has_rung));
+            let rung = self.lend(Entry::has_rung);
             if rung.is_empty() {
                 break;
             }
@@ -172,6 +194,14 @@ impl<C: Send + 'static> Tended for Shared<C> {
         if closed && let Some(this) = self.me.upgrade() {
             this.restock();
         }
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    fn keeper(&self) -> &Keeper {
+        &self.ledger().keeper
     }
 
     fn restock(self: Arc<Self>) {
