@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
 use crate::address::Address;
-use crate::budget::{Budget, CloseReport, ResourceId, report, until_empty};
+use crate::budget::{Budget, CloseReport, ResourceId, Site, report, until_empty};
 use crate::conn::Conn;
 use crate::dial::{Dial, Tcp};
 use crate::stats::ResourceStats;
-use crate::upkeep::{self, Tended};
+use crate::upkeep;
 
 pub(crate) mod attempt;
 pub(crate) mod freelist;
@@ -25,8 +26,9 @@ pub(crate) mod shared;
 
 use attempt::ErasedDial;
 pub use get::Get;
+use home::{AnyRoom, Room};
 use settings::{Settings, Span};
-use shared::{Shared, State};
+use shared::{Missed, Shared, State};
 
 /// Connections to one address, under a [`Budget`].
 ///
@@ -58,6 +60,8 @@ use shared::{Shared, State};
 #[doc(alias = "connpool")]
 pub struct ConnResource<C = TcpStream> {
     shared: Arc<Shared<C>>,
+    /// Where its state is: so a get need not wait for `shared` to come from memory to know that.
+    room: AnyRoom,
 }
 
 impl<C> Drop for ConnResource<C> {
@@ -127,7 +131,12 @@ impl<C: Send + 'static> ConnResource<C> {
     #[inline]
     #[track_caller]
     pub fn try_get(&self) -> Option<Conn<C>> {
-        self.shared().take_idle(false, None, Location::caller()).ok().map(|(conn, _)| conn)
+        self.take_idle(None, Location::caller()).ok().map(|(conn, _)| conn)
+    }
+
+    #[inline]
+    fn take_idle(&self, waker: Option<&Waker>, site: Site) -> Result<(Conn<C>, bool), Missed> {
+        self.shared.take_idle(Room::of(self.room), waker, site)
     }
 
     /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are
@@ -223,7 +232,7 @@ impl<C: Send + 'static> ConnResource<C> {
 impl<C> Clone for ConnResource<C> {
     fn clone(&self) -> Self {
         self.shared.one_handle_more();
-        Self { shared: Arc::clone(&self.shared) }
+        Self { shared: Arc::clone(&self.shared), room: self.room }
     }
 }
 
@@ -232,7 +241,7 @@ impl<C: Send + 'static> ConnResource<C> {
     /// One look of the keeper's, whose task no model drives.
     pub fn look_after_idle(&self) {
         let shared = &self.shared;
-        shared.tend(crate::clock::now());
+        crate::upkeep::Tended::tend(Arc::clone(shared), crate::clock::now());
     }
 }
 
@@ -372,12 +381,9 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
         let budget = self.budget.unwrap_or_else(|| Budget::global().clone());
         let settings = self.settings.share();
         let home = home::move_in(State::new(Arc::clone(&settings)));
-        let shared = Arc::new_cyclic(|me: &Weak<Shared<C>>| {
-            let me = me.clone() as Weak<dyn Tended>;
-            Shared::new(home, &settings, self.address, budget, self.dialer, me)
-        });
+        let shared = Arc::new(Shared::new(home, &settings, self.address, budget, self.dialer));
         upkeep::restock(&shared);
-        ConnResource { shared }
+        ConnResource { shared, room: home.room }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::conn::Entry;
 use crate::dial::{CheckContext, Dial, DialContext, Fitness, Watch};
 use crate::error::DialError;
 use crate::stats::Event;
-use crate::upkeep::{self, Deadline};
+use crate::upkeep::{self, Deadline, Tended};
 
 /// A dial under way.
 pub(crate) type Attempt = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -35,6 +35,8 @@ pub(crate) trait ErasedDial<C>: Send + Sync {
     fn watch(&self, address: &Address) -> Option<Watch>;
     fn is_current(&self, address: &Address, conn: &C) -> bool;
     fn close(&self, conn: C);
+    /// The address as the keeper knows it. Only who knows what its connections are can say so.
+    fn tended(&self, shared: &Arc<Shared<C>>) -> Weak<dyn Tended>;
 }
 
 impl<D: Dial> ErasedDial<D::Conn> for D {
@@ -60,6 +62,10 @@ impl<D: Dial> ErasedDial<D::Conn> for D {
 
     fn close(&self, conn: D::Conn) {
         Dial::close(self, conn);
+    }
+
+    fn tended(&self, shared: &Arc<Shared<D::Conn>>) -> Weak<dyn Tended> {
+        Arc::downgrade(shared) as Weak<dyn Tended>
     }
 }
 

@@ -85,11 +85,15 @@ enum Source<'a, C> {
 }
 
 impl<C> Source<'_, C> {
-    fn shared(&self) -> &Arc<Shared<C>> {
+    fn handle(&self) -> &ConnResource<C> {
         match self {
-            Source::Borrowed(resource) => resource.shared(),
-            Source::Owned(resource) => resource.shared(),
+            Source::Borrowed(resource) => resource,
+            Source::Owned(resource) => resource,
         }
+    }
+
+    fn shared(&self) -> &Arc<Shared<C>> {
+        self.handle().shared()
     }
 }
 
@@ -212,7 +216,7 @@ impl<C: Send + 'static> Future for Get<'_, C> {
                 {
                     return begun;
                 }
-                match this.resource.shared().take_idle(false, Some(cx.waker()), this.site) {
+                match this.resource.handle().take_idle(Some(cx.waker()), this.site) {
                     Ok((conn, stocks)) => this.give(conn, stocks),
                     Err(missed) => this.begin(missed, cx),
                 }
@@ -431,7 +435,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 }
                 Queued::LookAgain(brought) => slot = brought,
             }
-            match shared.take_idle(true, None, self.site) {
+            match shared.take_idle_again(self.site) {
                 Ok((conn, _)) => return Lined::Served(conn),
                 Err(missed) => rests = missed.rests,
             }

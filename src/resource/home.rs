@@ -17,12 +17,33 @@ use crate::sync::{ShortMutex, ShortMutexGuard};
 /// Where the state of one address is, by a reference that holds nothing alive. Has no bounds on `C`, nor so have the types
 /// of connections and handles: what the place is has been forgotten, and is remembered by what locks it.
 pub(crate) struct Home<C> {
-    room: &'static (dyn Any + Send + Sync),
+    pub(super) room: AnyRoom,
     lock: Lock<C>,
     pub(super) published: &'static Published,
 }
 
+/// A room of which it has been forgotten for what connections it is.
+pub(crate) type AnyRoom = &'static (dyn Any + Send + Sync);
+
 type Lock<C> = for<'a> fn(&'a (dyn Any + Send + Sync)) -> ShortMutexGuard<'a, State<C>>;
+
+/// Where the state of an address is: its home, or the room itself, for who knows what it is.
+pub(crate) trait Houses<C> {
+    fn published(&self) -> &Published;
+    fn lock(&self) -> ShortMutexGuard<'_, State<C>>;
+}
+
+impl<C> Houses<C> for Home<C> {
+    #[inline]
+    fn published(&self) -> &Published {
+        self.published
+    }
+
+    #[inline]
+    fn lock(&self) -> ShortMutexGuard<'_, State<C>> {
+        self.lock()
+    }
+}
 
 impl<C> Copy for Home<C> {}
 
@@ -51,25 +72,36 @@ impl<C> Home<C> {
 
 /// Two lines of the cache, which processors fetch together.
 #[repr(align(128))]
-struct Room<C> {
+pub(super) struct Room<C> {
     published: Published,
     state: ShortMutex<State<C>>,
 }
 
 impl<C: 'static> Room<C> {
     #[inline]
-    fn of(room: &(dyn Any + Send + Sync)) -> &Self {
+    pub(super) fn of(room: &(dyn Any + Send + Sync)) -> &Self {
         room.downcast_ref().expect("BUG: a home of another kind")
     }
 }
 
+impl<C: 'static> Houses<C> for Room<C> {
+    #[inline]
+    fn published(&self) -> &Published {
+        &self.published
+    }
+
+    #[inline]
+    fn lock(&self) -> ShortMutexGuard<'_, State<C>> {
+        self.state.lock()
+    }
+}
+
 fn lock<C: 'static>(room: &(dyn Any + Send + Sync)) -> ShortMutexGuard<'_, State<C>> {
-    Room::<C>::of(room).state.lock()
+    Room::of(room).state.lock()
 }
 
 /// Rooms that are free, by what they are.
-static VACANT: LazyLock<Mutex<HashMap<TypeId, Vec<&'static (dyn Any + Send + Sync)>>>> =
-    LazyLock::new(Mutex::default);
+static VACANT: LazyLock<Mutex<HashMap<TypeId, Vec<AnyRoom>>>> = LazyLock::new(Mutex::default);
 
 /// A model begins with nothing of the one before it.
 const IS_LET_AGAIN: bool = !cfg!(fdpool_loom);

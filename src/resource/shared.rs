@@ -2,7 +2,7 @@
 //! the callers in line and their dials are in [`mod@line`], what the keeper does in [`mod@tending`]. Decides under
 //! the locks, in the order ledger, address, cell; closes, wakes and logs after them.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 
 use tokio::runtime;
@@ -26,7 +26,7 @@ use crate::conn::Entry;
 use crate::error::{DialError, GetDetails, Phase};
 use crate::stats::{AddressTally, Event, ResourceStats};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, ShortMutexGuard};
-use crate::upkeep::{Bell, Tended};
+use crate::upkeep::Bell;
 
 mod closing;
 mod line;
@@ -48,8 +48,6 @@ pub(crate) struct Shared<C> {
     /// holds the ledger's lock too.
     state: Home<C>,
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
-    /// The budget's, at hand for the warm path.
-    ledger: Arc<Ledger>,
     /// Somebody queues. A hint.
     others_queue: AtomicBool,
     /// Somebody watches whether the address moves, or it cannot.
@@ -59,8 +57,6 @@ pub(crate) struct Shared<C> {
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
-    /// For the keeper.
-    me: Weak<dyn Tended>,
     /// Reuses and waits that the budget has been told of. Written under the ledger's lock.
     reported: [AtomicU64; 2],
     /// How many connections there may be. Changes with the state's settings.
@@ -371,18 +367,14 @@ impl<C> Shared<C> {
         address: Address,
         budget: Budget,
         dialer: Arc<dyn ErasedDial<C>>,
-        me: Weak<dyn Tended>,
     ) -> Self {
         let limits = &settings.dialing;
-        let ledger = Arc::clone(&budget.partition.ledger);
         Self {
             state,
             dialer,
-            ledger,
             budget,
             address,
             seating: Seating::none(),
-            me,
             reported: Default::default(),
             handles: AtomicU32::new(1),
             max_conns: AtomicU32::new(saturated(settings.max_conns)),
@@ -398,12 +390,12 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.budget.partition.ledger
     }
 
     /// Whether who holds its connections is noted.
     pub(crate) fn tracks(&self) -> bool {
-        self.ledger.holds.is_some()
+        self.ledger().holds.is_some()
     }
 
     /// What the settings say now.
@@ -427,7 +419,7 @@ impl<C> Shared<C> {
 
     /// Notes who has a connection, if that is tracked.
     pub(crate) fn note_hold(&self, site: Site) -> Option<Hold> {
-        let holds = self.ledger.holds.as_ref()?;
+        let holds = self.ledger().holds.as_ref()?;
         Some(holds.note(Some(self.address.clone()), 1, site))
     }
 
@@ -474,7 +466,7 @@ impl<C> Shared<C> {
             && state.generation == entry.record.generation
             && state.idle.len() < state.settings.max_idle
             && entry.record.put_end(state.settings.max_uses).is_none()
-            && !entry.shared.ledger.is_pressed();
+            && !entry.shared.ledger().is_pressed();
         if !rests {
             return Self::rest_otherwise(state, entry, news);
         }
@@ -482,8 +474,13 @@ impl<C> Shared<C> {
         state.put(entry, home.published, news);
         drop(state);
         if let Some(shared) = untended {
-            shared.ledger().keeper.take_in(shared.me.clone());
+            Self::take_in(&shared);
         }
+    }
+
+    /// Something rests here that the keeper does not know of.
+    pub(super) fn take_in(this: &Arc<Self>) {
+        this.ledger().keeper.take_in(this.dialer.tended(this));
     }
 
     /// Out of the way of the usual case.
@@ -517,7 +514,7 @@ impl<C> Shared<C> {
         let ours = *generation == entry.record.generation
             && rare.pace.is_at_first(&settings.dialing)
             && !entry.is_gone()
-            && !this.ledger.is_pressed_by_others(&this.seating);
+            && !this.ledger().is_pressed_by_others(&this.seating);
         let waiter = match rare.first_for(&entry).filter(|_| ours) {
             Some(Next::Dialing(place)) => rare.dialing.remove(place),
             Some(Next::Queued(place)) if rare.queued.len() > 1 => rare.queued.remove(place),
@@ -562,7 +559,7 @@ impl<C> Shared<C> {
         this.ledger().settle(books);
         drop(spent);
         if untended {
-            this.ledger().keeper.take_in(this.me.clone());
+            Self::take_in(&this);
         }
         if let Fate::Served(Some(waker)) = fate {
             waker.wake();

@@ -38,13 +38,11 @@ const BATCH: usize = 64;
 /// An address, as the keeper knows it. Called without locks.
 pub(crate) trait Tended: Send + Sync {
     /// Closes what has rested for too long or is too old; watches what has rested for a while.
-    fn tend(&self, now: Tick) -> Findings;
+    fn tend(self: Arc<Self>, now: Tick) -> Findings;
     /// Looks at those whose stream has rung.
-    fn answer(&self);
+    fn answer(self: Arc<Self>);
     fn bell(&self) -> &Bell;
     fn keeper(&self) -> &Keeper;
-    /// Dials for its stock, if that has become too small.
-    fn restock(self: Arc<Self>);
 }
 
 /// What is to be done about an address next.

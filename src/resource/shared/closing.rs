@@ -103,7 +103,7 @@ impl<C> Shared<C> {
     }
 
     /// Changes settings, and acts by them.
-    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+    pub(crate) fn change_settings(self: &Arc<Self>, change: impl FnOnce(&mut Settings)) {
         let (mut books, mut state) = self.both();
         change(Arc::make_mut(&mut state.settings));
         let Settings { max_conns, max_idle, .. } = *state.settings;
@@ -125,7 +125,7 @@ impl<C> Shared<C> {
         drop(state);
         self.ledger().settle(books);
         if rests {
-            self.ledger().keeper.take_in(self.me.clone());
+            Self::take_in(self);
         }
         for entry in surplus {
             entry.discard(Event::Retired);

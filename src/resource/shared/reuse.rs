@@ -11,6 +11,7 @@ use crate::budget::slot::{Lease, Slot};
 use crate::clock::{self, Tick};
 use crate::conn::{Conn, Entry};
 use crate::dial::{CheckContext, Fitness};
+use crate::resource::home::Houses;
 use crate::resource::settings::{Settings, Span};
 use crate::runtime::Whereabouts;
 use crate::stats::Event;
@@ -95,20 +96,41 @@ impl<C> State<C> {
     }
 }
 
+/// The newest idle connection. `touch`: the address is wanted now, which is noted.
+#[inline]
+fn take_newest<C>(home: &impl Houses<C>, touch: Option<Tick>) -> Result<Taken<C>, Missed> {
+    let published = home.published();
+    let mut state = home.lock();
+    if let Some(now) = touch {
+        state.touch(published, now);
+    }
+    match state.take_newest(published) {
+        Some(taken) => Ok(taken),
+        None => {
+            state.publish(published);
+            Err(state.missed())
+        }
+    }
+}
+
 impl<C> Shared<C> {
     /// The newest idle connection that is fit, and whether there is a stock to look after. Closes those it finds unfit.
-    ///
-    /// `again`: it was asked for a moment ago.
     #[inline]
     pub(crate) fn take_idle(
         &self,
-        again: bool,
+        home: &impl Houses<C>,
         waker: Option<&Waker>,
         site: Site,
     ) -> Result<(Conn<C>, bool), Missed> {
         let now = clock::now();
-        let taken = self.take_newest(now, !again)?;
+        let taken = take_newest(home, Some(now))?;
         self.give(taken, now, waker, site)
+    }
+
+    /// The same, for who asked a moment ago.
+    pub(crate) fn take_idle_again(&self, site: Site) -> Result<(Conn<C>, bool), Missed> {
+        let taken = take_newest(&self.state, None)?;
+        self.give(taken, clock::now(), None, site)
     }
 
     /// What was taken, or another that is fit.
@@ -161,21 +183,6 @@ impl<C> Shared<C> {
         Found::Place(place, end)
     }
 
-    #[inline]
-    fn take_newest(&self, now: Tick, touch: bool) -> Result<Taken<C>, Missed> {
-        let mut state = self.state.lock();
-        if touch {
-            state.touch(self.state.published, now);
-        }
-        match state.take_newest(self.state.published) {
-            Some(taken) => Ok(taken),
-            None => {
-                state.publish(self.state.published);
-                Err(state.missed())
-            }
-        }
-    }
-
     /// For who wants nothing that is idle.
     pub(crate) fn pass_over_idle(&self) -> Missed {
         self.state.lock().missed()
@@ -197,7 +204,7 @@ impl<C> Shared<C> {
                 Verdict::Discard(event) => taken.entry.discard(event),
                 Verdict::SetAside => aside.0.push(taken.entry),
             }
-            taken = self.take_newest(now, false)?;
+            taken = take_newest(&self.state, None)?;
             let counted = Counted(self);
             verdict = Self::judge(&mut taken, now, None);
             if let Verdict::Give = verdict {

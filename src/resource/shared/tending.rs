@@ -145,7 +145,7 @@ fn is_ripe<C>(entry: &Entry<C>, now: Tick) -> bool {
 }
 
 impl<C: Send + 'static> Tended for Shared<C> {
-    fn tend(&self, now: Tick) -> Findings {
+    fn tend(self: Arc<Self>, now: Tick) -> Findings {
         let mut state = self.state.lock();
         state.tended = true;
         let mut survey = state.survey(now);
@@ -168,8 +168,8 @@ impl<C: Send + 'static> Tended for Shared<C> {
                 survey.ripe = survey.ripe.saturating_sub(lent.len());
                 closed |= self.look_at(lent);
             }
-            if closed && let Some(this) = self.me.upgrade() {
-                this.restock();
+            if closed {
+                upkeep::restock(&self);
             }
             state = self.state.lock();
             survey = state.survey(now);
@@ -181,7 +181,7 @@ impl<C: Send + 'static> Tended for Shared<C> {
         Findings { fresh: state.tended, due }
     }
 
-    fn answer(&self) {
+    fn answer(self: Arc<Self>) {
         self.bell.answer();
         let mut closed = false;
         loop {
@@ -191,8 +191,8 @@ impl<C: Send + 'static> Tended for Shared<C> {
             }
             closed |= self.look_at(rung);
         }
-        if closed && let Some(this) = self.me.upgrade() {
-            this.restock();
+        if closed {
+            upkeep::restock(&self);
         }
     }
 
@@ -202,9 +202,5 @@ impl<C: Send + 'static> Tended for Shared<C> {
 
     fn keeper(&self) -> &Keeper {
         &self.ledger().keeper
-    }
-
-    fn restock(self: Arc<Self>) {
-        upkeep::restock(&self);
     }
 }
