@@ -1,14 +1,13 @@
 //! Callers in line at one address, and the dials they count on: who gets in, who leaves, and what a dial's
 //! end means to whom.
 
-use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::runtime;
 
-use super::{Failure, Grant, Rare, Shared, State, Waiter};
+use super::{Failure, Grant, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
 use crate::budget::ledger::Victim;
 use crate::budget::queue::{Cell, Place};
@@ -349,45 +348,6 @@ impl<C> Shared<C> {
         if let Some(seat) = self.seating.get() {
             books.sync(seat, state.queued());
         }
-    }
-}
-
-impl<C> Rare<C> {
-    /// A dial has ended. Nobody asks when unless somebody hastens.
-    fn note_move(&mut self) {
-        if !self.hastened_on.is_empty() {
-            self.moved = clock::now();
-        }
-    }
-
-    pub(super) fn next_place(&mut self) -> Place {
-        self.last_place += 1;
-        self.last_place
-    }
-
-    /// Why the address pauses.
-    fn failure(&self) -> DialError {
-        let timed_out = || DialError::from(io::Error::new(io::ErrorKind::TimedOut, "dials timed out"));
-        self.last_error.clone().unwrap_or_else(timed_out)
-    }
-
-    /// The oldest of those who wait for a dial and have none of their own, if all are more than the dials.
-    fn take_stranded(&mut self, dials: usize) -> Option<(Place, Waiter<C>)> {
-        if self.dialing.len() <= dials {
-            return None;
-        }
-        let place = self.dialing.iter().find(|(_, waiter)| waiter.orphaned).map(|(place, _)| *place)?;
-        self.dialing.remove(place).map(|waiter| (place, waiter))
-    }
-
-    /// Puts them back in the queue. Returns whether there were any.
-    pub(super) fn requeue_stranded(&mut self, dials: usize) -> bool {
-        let mut any = false;
-        while let Some((place, waiter)) = self.take_stranded(dials) {
-            self.queued.insert(place, Waiter { orphaned: false, ..waiter });
-            any = true;
-        }
-        any
     }
 }
 

@@ -1,0 +1,210 @@
+//! Connections that are given back: to rest, to who waits, or to be closed.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::Shared;
+use super::state::{Grant, Next, Rare, State, Waiter};
+use crate::budget::books::Books;
+use crate::conn::Entry;
+use crate::stats::Event;
+use crate::sync::ShortMutexGuard;
+
+/// What becomes of a connection that is given back.
+enum Fate {
+    Rests,
+    Served(Option<Waker>),
+    /// It rests, and the oldest goes in its stead.
+    Displaces,
+    Closes(Event),
+}
+
+impl<C> Shared<C> {
+    /// Makes a connection idle, or gives it to who waits, or closes it. `news`: whoever looked a moment ago missed it.
+    ///
+    /// In the usual case it writes nothing outside of its address (I8).
+    #[inline]
+    pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) {
+        let home = entry.shared.state;
+        let mut state = home.lock();
+        let rests = state.calm
+            && state.generation == entry.record.generation
+            && state.idle.len() < state.settings.max_idle
+            && entry.record.put_end(state.settings.max_uses).is_none()
+            && !entry.shared.ledger().is_pressed();
+        if !rests {
+            return Self::rest_otherwise(state, entry, news);
+        }
+        let untended = (!state.tended).then(|| Arc::clone(&entry.shared));
+        state.put(entry, home.published, news);
+        drop(state);
+        if let Some(shared) = untended {
+            Self::take_in(&shared);
+        }
+    }
+
+    /// Something rests here that the keeper does not know of.
+    pub(super) fn take_in(this: &Arc<Self>) {
+        this.ledger().keeper.take_in(this.dialer.tended(this));
+    }
+
+    /// Out of the way of the usual case.
+    #[cold]
+    #[inline(never)]
+    fn rest_otherwise(mut state: ShortMutexGuard<'_, State<C>>, entry: Box<Entry<C>>, news: bool) {
+        if let Some(ended) = entry.record.put_end(state.settings.max_uses) {
+            drop(state);
+            return entry.discard(ended.event());
+        }
+        match Self::hand_over_here(&mut state, entry) {
+            Ok(waker) => {
+                drop(state);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            Err(entry) => {
+                drop(state);
+                Self::rest_or_serve(entry, news);
+            }
+        }
+    }
+
+    /// Gives a connection to the oldest caller here who can use it, if that is for this address alone to decide and
+    /// makes no difference to the books: nobody else wants its slot, and others stay in the queue.
+    fn hand_over_here(state: &mut State<C>, entry: Box<Entry<C>>) -> Result<Option<Waker>, Box<Entry<C>>> {
+        let this = &*entry.shared;
+        let State { rare: Some(rare), settings, closed: false, crowded: false, generation, .. } = state
+        else {
+            return Err(entry);
+        };
+        let ours = *generation == entry.record.generation
+            && rare.pace.is_at_first(&settings.dialing)
+            && !entry.is_gone()
+            && !this.ledger().is_pressed_by_others(&this.seating);
+        let waiter = match rare.first_for(&entry).filter(|_| ours) {
+            Some(Next::Dialing(place)) => rare.dialing.remove(place),
+            Some(Next::Queued(place)) if rare.queued.len() > 1 => rare.queued.remove(place),
+            Some(Next::Queued(_)) | None => None,
+        };
+        let Some(waiter) = waiter else { return Err(entry) };
+        this.state.published.count_reuse(u64::from(entry.is_reused()));
+        Ok(waiter.cell.grant(Grant::Conn(entry)))
+    }
+
+    #[cold]
+    fn rest_or_serve(mut entry: Box<Entry<C>>, news: bool) {
+        let this = Arc::clone(&entry.shared);
+        if !this.bring_up_to_date(&mut entry) {
+            return entry.discard(Event::Retired);
+        }
+        // Before the locks, so that a panic gives them back before the slot comes back.
+        let mut entry = Some(entry);
+        let mut displaced = None;
+        let mut untended = false;
+        let mut spent = None;
+        let (mut books, mut state) = this.both();
+        let fate = this.fate(&mut books, &mut state, &mut entry);
+        if let Fate::Rests | Fate::Displaces = fate {
+            if let Fate::Displaces = fate {
+                displaced = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
+            }
+            untended = !state.tended;
+            if let Some(entry) = entry.take() {
+                state.put(entry, this.state.published, news);
+            }
+            spent = this.calm_down(&mut books, &mut state);
+        }
+        if let (Fate::Closes(event), Some(mut closing)) = (&fate, entry.take()) {
+            if *event == Event::Evicted {
+                books.evicted(closing.lease_mut());
+            }
+            displaced = Some((closing, *event));
+        }
+        this.publish(&state);
+        drop(state);
+        this.ledger().settle(books);
+        drop(spent);
+        if untended {
+            Self::take_in(&this);
+        }
+        if let Fate::Served(Some(waker)) = fate {
+            waker.wake();
+        }
+        if let Some((entry, event)) = displaced {
+            entry.discard(event);
+        }
+    }
+
+    /// Decides on a connection that is given back, and hands it over if that is the decision.
+    fn fate(&self, books: &mut Books, state: &mut State<C>, entry: &mut Option<Box<Entry<C>>>) -> Fate {
+        let Some(back) = entry.as_ref() else { return Fate::Rests };
+        if back.is_gone() {
+            return Fate::Closes(Event::Stale);
+        }
+        // I6: asked in the section that would make it idle.
+        if state.closed || back.record.generation != state.generation {
+            return Fate::Closes(Event::Retired);
+        }
+        let account = self.partition().account;
+        if self.is_crowded(books, state) {
+            return Fate::Closes(Event::Retired);
+        }
+        if books.is_over(account) || books.is_claimed(account, self.seating.get()) {
+            return Fate::Closes(Event::Evicted);
+        }
+        if let Some(waiter) = self.next_for(books, state, back) {
+            if back.is_reused() {
+                self.state.published.count_reuse(1);
+                let (rare, limits) = state.rare_and_limits();
+                rare.pace.came_back(limits);
+                self.sync(books, state);
+            }
+            return Fate::Served(entry.take().and_then(|entry| waiter.cell.grant(Grant::Conn(entry))));
+        }
+        if state.queued() > 0 {
+            // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
+            return Fate::Closes(Event::Retired);
+        }
+        match state.settings.max_idle {
+            0 => Fate::Closes(Event::Retired),
+            max if state.idle.len() >= max => Fate::Displaces,
+            _ => Fate::Rests,
+        }
+    }
+
+    /// Whether it has more slots than it should, which is noted.
+    pub(super) fn is_crowded(&self, books: &Books, state: &mut State<C>) -> bool {
+        state.crowded = self.seating.get().is_some_and(|seat| books.slots_of(seat) > self.max_conns());
+        state.crowded
+    }
+
+    /// Takes the oldest caller out of the line who can use a connection.
+    pub(super) fn next_for(
+        &self,
+        books: &mut Books,
+        state: &mut State<C>,
+        entry: &Entry<C>,
+    ) -> Option<Waiter<C>> {
+        let rare = state.rare.as_mut()?;
+        match rare.first_for(entry)? {
+            Next::Dialing(place) => rare.dialing.remove(place),
+            Next::Queued(place) => {
+                let waiter = rare.queued.remove(place);
+                if let Some(seat) = self.seating.get() {
+                    books.had_turn(seat);
+                }
+                self.sync(books, state);
+                waiter
+            }
+        }
+    }
+
+    /// From now on what is put here comes to rest without a look at the books, if nobody is in line. Returns what is to be
+    /// dropped after the locks.
+    pub(super) fn calm_down(&self, books: &mut Books, state: &mut State<C>) -> Option<Box<Rare<C>>> {
+        if !std::mem::replace(&mut state.warm, true) {
+            books.heat(&self.seating);
+        }
+        state.calm = state.queued() + state.dialing() == 0;
+        state.take_spent()
+    }
+}

@@ -1,0 +1,341 @@
+//! What an address keeps behind its lock, and what it lets others read without. Decides nothing that concerns others.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::runtime;
+use tokio::task::AbortHandle;
+
+use crate::budget::ledger::Notice;
+use crate::budget::queue::{Cell, Line, Place};
+use crate::budget::slot::Slot;
+use crate::budget::victim::Hint;
+use crate::clock::{self, Tick};
+use crate::conn::Entry;
+use crate::error::DialError;
+use crate::resource::freelist::Freelist;
+use crate::resource::history::History;
+use crate::resource::pace::{Limits, Pace};
+use crate::resource::settings::Settings;
+use crate::stats::AddressTally;
+use crate::sync::{AtomicU64, Ordering};
+
+/// What an address lets others know of itself: written under its lock, read without.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(in crate::resource) notice: Notice,
+    /// Connections given out that had served before.
+    pub(super) reused: AtomicU64,
+    /// Callers that got in line behind others.
+    pub(super) waits: AtomicU64,
+}
+
+impl Published {
+    pub(in crate::resource) fn clear(&self) {
+        let Self { notice: Notice { hint, surplus_since, lent }, reused, waits } = self;
+        hint.store(Hint::UNSEEN.pack(), Ordering::Relaxed);
+        [reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        [surplus_since, lent].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    #[inline]
+    pub(super) fn count_reuse(&self, by: u64) {
+        add_locked(&self.reused, by);
+    }
+
+    pub(super) fn count_wait(&self) {
+        add_locked(&self.waits, 1);
+    }
+}
+
+/// Without a read-modify-write, for the warm path: under the address's lock.
+#[inline]
+fn add_locked(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+pub(crate) struct State<C> {
+    pub(super) idle: Freelist<Box<Entry<C>>>,
+    pub(in crate::resource) settings: Arc<Settings>,
+    pub(super) generation: u32,
+    /// How often something has come to rest, so that a search of the idle ones knows whether it missed any.
+    pub(super) rests: u32,
+    /// Nothing here bars what is put from coming to rest: nobody is in line, the books know of it, it is not closed.
+    /// Whoever changes that takes it back; a put that finds it taken back looks for itself.
+    pub(super) calm: bool,
+    /// The books know that something may be idle here.
+    pub(super) warm: bool,
+    /// It may have more slots than it should.
+    pub(super) crowded: bool,
+    /// The keeper knows that something that it does not watch may be idle here.
+    pub(super) tended: bool,
+    /// The last handle is gone.
+    pub(super) closed: bool,
+    /// Connections of generations before this one are closed. Those between it and the present one may lead
+    /// elsewhere than the address does now: the dialer is asked.
+    pub(super) closed_before: u32,
+    /// When the keeper comes to see whose time is over, if that is to come.
+    pub(super) due: Tick,
+    pub(super) tally: AddressTally,
+    pub(super) rare: Option<Box<Rare<C>>>,
+}
+
+impl<C> Default for State<C> {
+    fn default() -> Self {
+        Self::new(Settings::default().share())
+    }
+}
+
+/// What an address has to keep while somebody dials or waits here, or if that goes badly.
+pub(crate) struct Rare<C> {
+    /// Callers that wait for a dial.
+    pub(super) dialing: Line<Waiter<C>>,
+    /// Callers that wait for a slot, or for their address.
+    pub(super) queued: Line<Waiter<C>>,
+    pub(super) last_place: Place,
+    pub(super) pace: Pace,
+    /// Runtimes on which somebody sees to it that the address is probed. Each its own: one may not be driven.
+    pub(super) probed_on: Vec<runtime::Id>,
+    /// Runtimes on which a task looks after those who queue: see [`Shared::hasten`].
+    pub(super) hastened_on: Vec<runtime::Id>,
+    /// When a dial ended last, or more were allowed for want of that.
+    pub(super) moved: Tick,
+    /// Dials that nobody polls but a task of their own.
+    pub(super) detached: Vec<AbortHandle>,
+    pub(super) last_error: Option<DialError>,
+}
+
+/// A caller of `get` in line.
+pub(crate) struct Waiter<C> {
+    pub(crate) cell: Arc<Cell<Grant<C>>>,
+    /// Takes none that has served before.
+    pub(crate) fresh: bool,
+    pub(crate) runtime: Option<runtime::Id>,
+    /// Its own dial has ended, for the good of another caller; it counts on that one's.
+    pub(crate) orphaned: bool,
+    /// Does not wait to be served.
+    pub(crate) immediate: bool,
+    /// Waits until the address is well.
+    pub(crate) patient: bool,
+    /// Has no timer while it queues here: it is woken some time before. `NEVER`: it has one, or needs none.
+    pub(crate) woken_before: Tick,
+}
+
+impl<C> Waiter<C> {
+    /// Whether a connection is of use to this caller.
+    pub(super) fn can_use(&self, entry: &Entry<C>) -> bool {
+        let known = entry.runtime.is_none() || entry.runtime == self.runtime;
+        known && !(self.fresh && entry.is_reused())
+    }
+}
+
+impl<C> Clone for Waiter<C> {
+    fn clone(&self) -> Self {
+        Self { cell: Arc::clone(&self.cell), ..*self }
+    }
+}
+
+/// Where the caller stands who gets a connection.
+pub(super) enum Next {
+    Dialing(Place),
+    Queued(Place),
+}
+
+impl<C> State<C> {
+    pub(in crate::resource) fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            idle: Freelist::default(),
+            settings,
+            generation: 0,
+            rests: 0,
+            calm: false,
+            warm: false,
+            crowded: false,
+            tended: false,
+            closed: false,
+            closed_before: 0,
+            due: Tick::NEVER,
+            tally: AddressTally::default(),
+            rare: None,
+        }
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare<C> {
+        self.rare_and_limits().0
+    }
+
+    pub(super) fn rare_and_limits(&mut self) -> (&mut Rare<C>, &Limits) {
+        let limits = &self.settings.dialing;
+        (self.rare.get_or_insert_with(|| Box::new(Rare::new(limits))), limits)
+    }
+
+    /// Nobody queues, if nobody is here.
+    pub(super) fn queued(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.queued.len())
+    }
+
+    pub(super) fn dialing(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.dialing.len())
+    }
+
+    /// Tells the books' searches what is here. Every change of the idle ones ends with it.
+    #[inline]
+    pub(super) fn publish(&self, published: &Published) {
+        let notice = &published.notice;
+        let idle = self.idle.len() + notice.lent();
+        let hint = Hint::with_idle(notice.hint.load(Ordering::Relaxed), idle);
+        notice.hint.store(hint, Ordering::Relaxed);
+        if idle > 1 {
+            let since = self.idle.oldest_since().map_or(0, Tick::millis);
+            notice.surplus_since.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// It is wanted. The caller [publishes](Self::publish) what that changes.
+    #[inline]
+    pub(super) fn touch(&self, published: &Published, now: Tick) {
+        // What the search is told of an address is all that is kept of its history.
+        let word = &published.notice.hint;
+        let Hint { last, average, .. } = Hint::unpack(word.load(Ordering::Relaxed));
+        let mut history = History::of(last, average);
+        if history.touch(now.millis()) {
+            let hint = Hint::new(history.last().unwrap_or_default(), history.average(), 0);
+            word.store(hint.pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// It rests. The caller tells the keeper, if that does not know it yet.
+    #[inline]
+    pub(super) fn put(&mut self, entry: Box<Entry<C>>, published: &Published, news: bool) {
+        self.tended = true;
+        self.rests = self.rests.wrapping_add(u32::from(news));
+        self.idle.put(entry);
+        self.publish(published);
+    }
+
+    /// How many dials may be under way.
+    pub(super) fn may_dial(&self) -> usize {
+        let limits = &self.settings.dialing;
+        self.rare.as_ref().map_or_else(|| Pace::new(limits).allowed(limits), |rare| rare.pace.allowed(limits))
+    }
+
+    pub(super) fn last_error(&self) -> Option<DialError> {
+        self.rare.as_ref()?.last_error.clone()
+    }
+
+    /// Takes out what is not needed until somebody dials or waits again, to be dropped after the lock.
+    pub(super) fn take_spent(&mut self) -> Option<Box<Rare<C>>> {
+        self.rare.take_if(|rare| rare.is_spent())
+    }
+}
+
+impl<C> Rare<C> {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            dialing: Line::new(),
+            queued: Line::new(),
+            last_place: 0,
+            pace: Pace::new(limits),
+            probed_on: Vec::new(),
+            hastened_on: Vec::new(),
+            moved: Tick::NEVER,
+            detached: Vec::new(),
+            last_error: None,
+        }
+    }
+
+    /// Whether a new one would be as good.
+    fn is_spent(&self) -> bool {
+        self.queued.is_empty()
+            && self.dialing.is_empty()
+            && self.detached.is_empty()
+            && self.probed_on.is_empty()
+            && self.hastened_on.is_empty()
+            && self.last_error.is_none()
+            && self.pace.is_untroubled()
+    }
+
+    /// The oldest caller who can use a connection, and is free to take it: one in line for a dial may have a slot that
+    /// it does not know of yet.
+    pub(super) fn first_for(&self, entry: &Entry<C>) -> Option<Next> {
+        let queued = self.queued.iter().find(|(_, waiter)| waiter.can_use(entry)).map(|(at, _)| *at);
+        let may_take = |waiter: &Waiter<C>| waiter.can_use(entry) && waiter.cell.is_waiting();
+        let dialing = self.dialing.iter().find(|(_, waiter)| may_take(waiter)).map(|(at, _)| *at);
+        match (dialing, queued) {
+            (Some(dialing), Some(queued)) if queued < dialing => Some(Next::Queued(queued)),
+            (Some(dialing), _) => Some(Next::Dialing(dialing)),
+            (None, queued) => queued.map(Next::Queued),
+        }
+    }
+}
+
+/// What a caller is given.
+pub(crate) enum Grant<C> {
+    Conn(Box<Entry<C>>),
+    /// A slot to dial with.
+    Slot(Slot),
+    Failed(Failure),
+}
+
+impl<C> Grant<C> {
+    pub(crate) fn is_conn(&self) -> bool {
+        matches!(self, Grant::Conn(_))
+    }
+
+    pub(crate) fn into_conn(self) -> Option<Box<Entry<C>>> {
+        match self {
+            Grant::Conn(entry) => Some(entry),
+            Grant::Slot(_) | Grant::Failed(_) => None,
+        }
+    }
+}
+
+/// How a dial failed.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    Error(DialError),
+    Timeout,
+    /// There was none: the address pauses.
+    Paused(DialError),
+    /// The budget, or the resource, is closed.
+    Closed,
+}
+
+impl<C> Rare<C> {
+    /// A dial has ended. Nobody asks when unless somebody hastens.
+    pub(super) fn note_move(&mut self) {
+        if !self.hastened_on.is_empty() {
+            self.moved = clock::now();
+        }
+    }
+
+    pub(super) fn next_place(&mut self) -> Place {
+        self.last_place += 1;
+        self.last_place
+    }
+
+    /// Why the address pauses.
+    pub(super) fn failure(&self) -> DialError {
+        let timed_out = || DialError::from(io::Error::new(io::ErrorKind::TimedOut, "dials timed out"));
+        self.last_error.clone().unwrap_or_else(timed_out)
+    }
+
+    /// The oldest of those who wait for a dial and have none of their own, if all are more than the dials.
+    pub(super) fn take_stranded(&mut self, dials: usize) -> Option<(Place, Waiter<C>)> {
+        if self.dialing.len() <= dials {
+            return None;
+        }
+        let place = self.dialing.iter().find(|(_, waiter)| waiter.orphaned).map(|(place, _)| *place)?;
+        self.dialing.remove(place).map(|waiter| (place, waiter))
+    }
+
+    /// Puts them back in the queue. Returns whether there were any.
+    pub(super) fn requeue_stranded(&mut self, dials: usize) -> bool {
+        let mut any = false;
+        while let Some((place, waiter)) = self.take_stranded(dials) {
+            self.queued.insert(place, Waiter { orphaned: false, ..waiter });
+            any = true;
+        }
+        any
+    }
+}

@@ -1,0 +1,219 @@
+//! A get that lacks nothing but a slot closes what is idle and dials with that slot itself. What happens meanwhile, while
+//! it closes, must neither take the slot from it nor be lost.
+
+mod support;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fdpool::dial::CheckContext;
+use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, GetError, Held};
+use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready};
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// Does what it was told when a connection is closed.
+#[derive(Clone, Default)]
+struct Hooked {
+    on_close: Arc<Mutex<Option<Hook>>>,
+    dials: Arc<AtomicUsize>,
+}
+
+impl fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooked").finish_non_exhaustive()
+    }
+}
+
+impl Hooked {
+    fn resource(&self, address: &str, budget: &Budget) -> ConnResource<()> {
+        ConnResource::builder(address, self.clone()).budget(budget).build()
+    }
+
+    fn when_closed(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.on_close.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    fn dials(&self) -> usize {
+        self.dials.load(Ordering::SeqCst)
+    }
+}
+
+impl Dial for Hooked {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        self.dials.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn close(&self, (): ()) {
+        let hook = self.on_close.lock().unwrap().take();
+        hook.into_iter().for_each(|hook| hook());
+    }
+}
+
+/// Two addresses, one of which has all there is, idle.
+fn idle_and_other(budget: &Budget) -> (Hooked, ConnResource<()>, ConnResource<()>) {
+    let hooked = Hooked::default();
+    let (idle, other) = (hooked.resource("idle", budget), hooked.resource("other", budget));
+    for conn in (0..budget.limit()).map(|_| ready(&mut idle.get())).collect::<Vec<_>>() {
+        conn.unwrap().put();
+    }
+    (hooked, idle, other)
+}
+
+#[tokio::test]
+async fn one_goes_for_one_and_its_descriptor_first() {
+    let (budget, script) = (Budget::new(2), Arc::new(Script::default()));
+    let resources: Vec<_> = (0..50).map(|n| fakes(&n.to_string(), &budget, &script)).collect();
+    for resource in &resources {
+        ready(&mut resource.get()).unwrap().put();
+    }
+    let stats = budget.stats();
+    assert_eq!((stats.dials, stats.evicted, stats.waits, stats.idle), (50, 48, 0, 2));
+    assert_eq!((script.most_open.load(Ordering::SeqCst), script.closed()), (2, 48));
+    let told: u64 = resources.iter().map(|resource| resource.stats().evicted).sum();
+    assert_eq!(told, 48, "each address knows what it lost");
+    assert_at_rest(&budget, 2);
+}
+
+#[tokio::test]
+async fn nobody_takes_its_slot_while_it_closes() {
+    let budget = Budget::new(1);
+    let (hooked, idle, other) = idle_and_other(&budget);
+    let found = Arc::new(Mutex::new(None));
+    hooked.when_closed({
+        let (budget, idle, found) = (budget.clone(), idle.clone(), Arc::clone(&found));
+        move || *found.lock().unwrap() = Some((budget.try_acquire().is_some(), idle.try_get().is_some()))
+    });
+    let conn = ready(&mut other.get()).unwrap();
+    assert_eq!(*found.lock().unwrap(), Some((false, false)));
+    conn.put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
+async fn who_gets_in_line_while_it_closes_comes_after_it() {
+    let budget = Budget::new(1);
+    let (hooked, idle, other) = idle_and_other(&budget);
+    let waiting = Arc::new(Mutex::new(Box::pin(idle.get_owned())));
+    hooked.when_closed({
+        let waiting = Arc::clone(&waiting);
+        move || assert!(poll(&mut *waiting.lock().unwrap()).is_pending())
+    });
+    let conn = ready(&mut other.get()).unwrap();
+    assert!(poll(&mut *waiting.lock().unwrap()).is_pending());
+    conn.put();
+    drop(ready(&mut *waiting.lock().unwrap()).unwrap());
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
+async fn what_comes_back_while_it_closes_is_taken_and_the_slot_is_not_lost() {
+    let budget = Budget::new(2);
+    let hooked = Hooked::default();
+    let (idle, other) = (hooked.resource("idle", &budget), hooked.resource("other", &budget));
+    ready(&mut idle.get()).unwrap().put();
+    let held = ready(&mut other.get()).unwrap();
+    hooked.when_closed(move || held.put());
+    let conn = ready(&mut other.get()).unwrap();
+    assert!(conn.is_reused());
+    assert_eq!((hooked.dials(), budget.stats().evicted), (2, 1));
+    assert!(budget.try_acquire().is_some(), "the slot is free again");
+    conn.put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
+async fn a_get_whose_budget_is_closed_while_it_closes_is_told() {
+    let budget = Budget::new(1);
+    let (hooked, _idle, other) = idle_and_other(&budget);
+    hooked.when_closed({
+        let budget = budget.clone();
+        move || drop(poll(&mut Box::pin(async move { budget.close(Duration::ZERO).await })))
+    });
+    assert!(matches!(ready(&mut other.get()), Err(GetError::Closed { .. })));
+    assert_eq!(hooked.dials(), 1);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
+async fn a_limit_lowered_while_it_closes_holds_from_then_on() {
+    let budget = Budget::new(2);
+    let (hooked, idle, other) = idle_and_other(&budget);
+    hooked.when_closed({
+        let budget = budget.clone();
+        move || budget.set_limit(1)
+    });
+    let conn = ready(&mut other.get()).unwrap();
+    assert_eq!((idle.stats().idle, budget.stats().evicted), (0, 2), "the other one goes for the limit");
+    conn.put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
+async fn a_fresh_get_takes_the_slot_of_an_idle_one_of_its_own_address() {
+    let budget = Budget::new(1);
+    let (hooked, idle, _other) = idle_and_other(&budget);
+    let conn = ready(&mut idle.get().fresh()).unwrap();
+    assert!(!conn.is_reused());
+    assert_eq!((hooked.dials(), budget.stats().evicted), (2, 1));
+    conn.put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
+async fn an_address_at_its_own_limit_takes_no_slot_from_another() {
+    let (budget, script) = (Budget::new(2), Arc::new(Script::default()));
+    let idle = fakes("idle", &budget, &script);
+    let full = fakes_with("full", &budget, &script).max_conns(1).build();
+    ready(&mut idle.get()).unwrap().put();
+    let conn = ready(&mut full.get()).unwrap();
+    assert!(poll(&mut full.get()).is_pending());
+    assert_eq!((idle.stats().idle, budget.stats().evicted), (1, 0));
+    conn.put();
+    assert_at_rest(&budget, 2);
+}
+
+/// The descriptors of its connections stay here, in the hands of somebody else.
+#[derive(Clone, Debug, Default)]
+struct Parted(Arc<Mutex<Vec<Held<()>>>>);
+
+impl Dial for Parted {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, cx: &DialContext) -> Result<(), DialError> {
+        self.0.lock().unwrap().push(cx.hold(()));
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+}
+
+#[tokio::test]
+async fn a_get_waits_for_a_slot_that_is_elsewhere() {
+    let budget = Budget::new(1);
+    let parted = Parted::default();
+    let idle = ConnResource::builder("idle", parted.clone()).budget(&budget).build();
+    let other = ConnResource::builder("other", parted.clone()).budget(&budget).build();
+    ready(&mut idle.get()).unwrap().put();
+    let mut get = other.get();
+    assert!(poll(&mut get).is_pending());
+    let stats = budget.stats();
+    assert_eq!((stats.evicted, stats.closing, stats.waiting), (1, 1, 1));
+    parted.0.lock().unwrap().clear();
+    let conn: Conn<()> = ready(&mut get).unwrap();
+    drop(conn);
+    parted.0.lock().unwrap().clear();
+    drop(get);
+    assert_at_rest(&budget, 0);
+}
