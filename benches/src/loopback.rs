@@ -6,9 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Builder;
+
+use crate::peers::secure;
 
 /// What std's 128 would cost: in a burst of dials the queue overflows, and the dial waits a second for its second SYN.
 const BACKLOG: u32 = 4096;
@@ -33,6 +35,8 @@ pub enum Manner {
     Echo,
     /// Closes it.
     Close,
+    /// Sends back what it is sent, over TLS.
+    Secure,
 }
 
 impl Manner {
@@ -40,11 +44,12 @@ impl Manner {
         match self {
             Manner::Echo => "echo",
             Manner::Close => "close",
+            Manner::Secure => "secure",
         }
     }
 
     pub fn of(name: &str) -> Option<Self> {
-        [Manner::Echo, Manner::Close].into_iter().find(|manner| manner.name() == name)
+        [Manner::Echo, Manner::Close, Manner::Secure].into_iter().find(|manner| manner.name() == name)
     }
 }
 
@@ -59,6 +64,7 @@ impl Server {
     pub fn start(manner: Manner) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["serve", manner.name()])
+            .env(secure::VARIABLE, secure::told())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -113,19 +119,33 @@ async fn accept(manner: Manner) -> io::Result<std::convert::Infallible> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
     let listener = socket.listen(BACKLOG)?;
+    let told = std::env::var(secure::VARIABLE).unwrap_or_default();
+    let acceptor = matches!(manner, Manner::Secure).then(|| secure::acceptor(&told)).transpose()?;
     println!("{}", listener.local_addr()?.port());
     loop {
         match (listener.accept().await, manner) {
-            (Ok((stream, _)), Manner::Echo) => drop(tokio::spawn(echo(stream))),
+            (Ok((stream, _)), Manner::Echo) => {
+                tokio::spawn(async move {
+                    stream.set_nodelay(true)?;
+                    echo(stream).await
+                });
+            }
             (Ok((stream, _)), Manner::Close) => drop(stream),
+            (Ok((stream, _)), Manner::Secure) => {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    stream.set_nodelay(true)?;
+                    let Some(acceptor) = acceptor else { return Ok(()) };
+                    echo(acceptor.accept(stream).await?).await
+                });
+            }
             // Out of descriptors for a moment, or a peer that has gone already: neither ends the server.
             (Err(_), _) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
 }
 
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = [0; 64];
     loop {
         match stream.read(&mut buffer).await? {

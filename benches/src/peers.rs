@@ -21,6 +21,7 @@ pub mod mobc;
 pub mod ours;
 pub mod pingora;
 pub mod qp;
+pub mod secure;
 
 /// What is pooled.
 pub trait Object: Send + Sync + Unpin + Sized + 'static {

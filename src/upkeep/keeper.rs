@@ -190,7 +190,7 @@ impl Desk {
         if !self.fresh.is_empty() {
             let next_round = *self.next_round.get_or_insert_with(|| now.after(ROUND));
             if now >= next_round {
-                self.turn.append(&mut self.fresh);
+                self.turn.append(&mut std::mem::take(&mut self.fresh));
                 self.next_round = None;
             }
         }
@@ -199,6 +199,9 @@ impl Desk {
         }
         let batch = |from: &mut Vec<_>| from.split_off(from.len().saturating_sub(BATCH));
         let (answer, tend) = (batch(&mut self.rung), batch(&mut self.turn));
+        if self.turn.is_empty() {
+            self.turn = Vec::new(); // while all rest, the room for all is not kept
+        }
         let busy = watched > 0 || !(self.fresh.is_empty() && tend.is_empty() && answer.is_empty());
         let idle_since = *self.idle_since.get_or_insert(now);
         if busy {

@@ -2,13 +2,14 @@
 //! addresses; see `examples/sweep`.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use fdpool::Budget;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
@@ -18,6 +19,7 @@ use crate::loopback::{Manner, Server};
 use crate::measure::{Draw, Entrant, compete, median};
 use crate::peers::deadpool::{self, Deadpool};
 use crate::peers::keyed::resources;
+use crate::peers::secure::Secure;
 use crate::peers::{Object, Pool};
 use crate::report::{Asked, Report, number, table, versioned};
 
@@ -33,9 +35,29 @@ trait Calls: Clone + Send + Sync + 'static {
     fn call(&self, target: usize) -> impl Future<Output = ()> + Send;
 }
 
-impl<P: Pool<TcpStream>> Calls for Arc<[P]> {
+/// A pool for each address.
+struct Pooled<T, P>(Arc<[P]>, PhantomData<fn() -> T>);
+
+impl<T, P> Pooled<T, P> {
+    fn new(pools: Arc<[P]>) -> Self {
+        Self(pools, PhantomData)
+    }
+}
+
+impl<T, P> Clone for Pooled<T, P> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+/// What can be exchanged over.
+trait Stream: Object + AsyncRead + AsyncWrite {}
+
+impl<T: Object + AsyncRead + AsyncWrite> Stream for T {}
+
+impl<T: Stream, P: Pool<T>> Calls for Pooled<T, P> {
     async fn call(&self, target: usize) {
-        let pool = &self[target];
+        let pool = &self.0[target];
         let mut conn = pool.get().await;
         exchange(pool.object(&mut conn)).await;
         pool.put(conn);
@@ -43,21 +65,27 @@ impl<P: Pool<TcpStream>> Calls for Arc<[P]> {
 }
 
 /// A semaphore, and a connection for each call.
-#[derive(Clone)]
-struct HandRolled {
+struct HandRolled<T> {
     to: Arc<[SocketAddr]>,
     permits: Arc<Semaphore>,
+    makes: PhantomData<fn() -> T>,
 }
 
-impl Calls for HandRolled {
+impl<T> Clone for HandRolled<T> {
+    fn clone(&self) -> Self {
+        Self { to: Arc::clone(&self.to), permits: Arc::clone(&self.permits), makes: PhantomData }
+    }
+}
+
+impl<T: Stream> Calls for HandRolled<T> {
     async fn call(&self, target: usize) {
         let _permit = self.permits.acquire().await.expect("never closed");
-        let mut stream = <TcpStream as Object>::connect(self.to[target]).await.expect("a connection");
+        let mut stream = T::connect(self.to[target]).await.expect("a connection");
         exchange(&mut stream).await;
     }
 }
 
-async fn exchange(stream: &mut TcpStream) {
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let mut answer = [0; 16];
     stream.write_all(b"how are you all?").await.expect("a server that listens");
     stream.read_exact(&mut answer).await.expect("a server that answers");
@@ -70,7 +98,7 @@ pub fn run(report: &mut Report) {
     rlimit::increase_nofile_limit(rlimit::INFINITY).expect("up to the hard limit");
     let server = Server::start(Manner::Echo);
     let to: Arc<[SocketAddr]> = (0..FLEET).map(|n| server.address(n)).collect();
-    let reused = measured(
+    let reused = measured::<TcpStream>(
         report,
         "sweep: in order",
         &to,
@@ -85,15 +113,26 @@ pub fn run(report: &mut Report) {
             )
         },
     );
-    let drawn = measured(report, "sweep: some more often than others", &to, zipf(), |reused| {
+    let drawn = measured::<TcpStream>(report, "sweep: some more often than others", &to, zipf(), |reused| {
         format!(
             "The same, but the nth address is called as often as 1/n of the first's calls (Zipf's law), in random order. \
              fdpool reused a connection in {:.0} % of its gets.",
             reused * 100.0
         )
     });
+    drop(server);
+    let server = Server::start(Manner::Secure);
+    let to: Arc<[SocketAddr]> = (0..FLEET).map(|n| server.address(n)).collect();
+    let secure = measured::<Secure>(report, "sweep: the same over TLS", &to, zipf(), |reused| {
+        format!(
+            "Where a connection takes a handshake, of TLS 1.3 by rustls, sessions resumed by all alike. fdpool reused a \
+             connection in {:.0} % of its gets.",
+            reused * 100.0
+        )
+    });
     report.bar("sweep in order, of the hand-rolled's calls/s", reused, Asked::AtLeast(3.0));
     report.bar("sweep by Zipf's law, of the hand-rolled's calls/s", drawn, Asked::AtLeast(3.0));
+    report.bar("sweep by Zipf's law over TLS, of the hand-rolled's calls/s", secure, Asked::AtLeast(3.0));
 }
 
 /// By Zipf's law, of exponent 1.
@@ -116,7 +155,7 @@ fn zipf() -> Targets {
 }
 
 /// Returns how many times as fast as the hand-rolled fdpool is. `notes` is told how often that reused a connection.
-fn measured(
+fn measured<T: Stream>(
     report: &mut Report,
     title: &str,
     to: &Arc<[SocketAddr]>,
@@ -126,22 +165,27 @@ fn measured(
     let budget = Budget::new(BUDGET);
     let roomy = Budget::new(2 * FLEET);
     let permits = Arc::new(Semaphore::new(BUDGET));
-    let deadpools: Arc<[Deadpool<TcpStream>]> = to.iter().map(|to| deadpool::pool(*to, 1, true)).collect();
+    let deadpools: Arc<[Deadpool<T>]> = to.iter().map(|to| deadpool::pool(*to, 1, true)).collect();
     let mut entrants = [
         entrant(
             "hand-rolled: Semaphore, connects each time",
             "",
-            HandRolled { to: Arc::clone(to), permits },
+            HandRolled::<T> { to: Arc::clone(to), permits, makes: PhantomData },
             &targets,
         ),
-        entrant("fdpool", "", resources::<TcpStream>(to, &budget), &targets),
+        entrant("fdpool", "", Pooled::<T, _>::new(resources::<T>(to, &budget)), &targets),
         entrant(
             "fdpool with room for all",
             "twice the connections",
-            resources::<TcpStream>(to, &roomy),
+            Pooled::<T, _>::new(resources::<T>(to, &roomy)),
             &targets,
         ),
-        entrant("deadpool, one for each", "twice the connections, no limit over all", deadpools, &targets),
+        entrant(
+            "deadpool, one for each",
+            "twice the connections, no limit over all",
+            Pooled::<T, _>::new(deadpools),
+            &targets,
+        ),
     ];
     compete(&mut entrants, ROUNDS);
 
