@@ -113,8 +113,8 @@ impl<C: Send + 'static> Peers<C> {
     #[doc(alias = "get_or_insert")]
     pub fn resource(&self, address: impl AsRef<str> + Into<Address>) -> ConnResource<C> {
         let now = clock::now();
-        let shard = self.shared.table.shard(address.as_ref());
-        let known = shard.lock().find(address.as_ref(), now);
+        let (shard, hash) = self.shared.table.shard(address.as_ref());
+        let known = shard.lock().find(address.as_ref(), hash, now);
         match known {
             Some(resource) if !is_closed_alone(&resource) => {
                 drop(self.shared.table.tidy(now, self.shared.forget_after));
@@ -141,7 +141,7 @@ impl<C: Send + 'static> Peers<C> {
     /// The resource of an address, if it is known. Does not count as asking for it.
     pub fn find(&self, address: impl AsRef<str>) -> Option<ConnResource<C>> {
         let address = address.as_ref();
-        self.shared.table.shard(address).lock().peek(address)
+        self.shared.table.shard(address).0.lock().peek(address)
     }
 
     /// [`ConnResource::schedule_close`], if the address is known: whether it is.

@@ -201,15 +201,16 @@ impl Dial for Parted {
 
 #[tokio::test]
 async fn a_get_waits_for_a_slot_that_is_elsewhere() {
-    let budget = Budget::new(1);
+    let budget = Budget::new(2);
     let parted = Parted::default();
-    let idle = ConnResource::builder("idle", parted.clone()).budget(&budget).build();
-    let other = ConnResource::builder("other", parted.clone()).budget(&budget).build();
-    ready(&mut idle.get()).unwrap().put();
+    let resource = |address: &str| ConnResource::builder(address, parted.clone()).budget(&budget).build();
+    let (one, two, other) = (resource("one"), resource("two"), resource("other"));
+    ready(&mut one.get()).unwrap().put();
+    ready(&mut two.get()).unwrap().put();
     let mut get = other.get();
     assert!(poll(&mut get).is_pending());
     let stats = budget.stats();
-    assert_eq!((stats.evicted, stats.closing, stats.waiting), (1, 1, 1));
+    assert_eq!((stats.evicted, stats.closing, stats.waiting, stats.idle), (1, 1, 1, 1), "one goes for one");
     parted.0.lock().unwrap().clear();
     let conn: Conn<()> = ready(&mut get).unwrap();
     drop(conn);

@@ -246,3 +246,34 @@ fn who_waits_does_not_count_on_a_runtime_that_is_not_driven() {
         assert!(script.begun() >= 32, "dials double four times a second: {}", script.begun());
     });
 }
+
+/// The same while an address pauses: who comes later sees to it that it is probed.
+#[test]
+fn an_address_is_not_left_to_be_probed_on_a_runtime_that_is_not_driven() {
+    let undriven = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let driven =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let budget = Budget::new(100);
+    let script = Script::manual();
+    let pause = Duration::from_millis(100);
+    let resource = fakes_with("peer", &budget, &script).backoff(pause, pause).build();
+    driven.block_on(async {
+        for _ in 0..3 {
+            let mut get = resource.get();
+            assert!(poll(&mut get).is_pending());
+            script.answer(Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()));
+            assert!(ready(&mut get).is_err());
+        }
+    });
+    let mut left = resource.get().wait_for_ready();
+    undriven.block_on(async { assert!(poll(&mut left).is_pending()) });
+    drop(left);
+    driven.block_on(async {
+        let waiting = tokio::spawn(resource.get_owned().wait_for_ready());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((script.begun(), script.pending()), (4, 1), "a dial probes the address");
+        script.answer(Ok(()));
+        waiting.await.unwrap().unwrap().put();
+    });
+    assert_at_rest(&budget, 1);
+}

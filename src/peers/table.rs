@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use indexmap::map::raw_entry_v1::{RawEntryApiV1, RawEntryMut};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::address::Address;
@@ -24,8 +25,9 @@ const LOOKS: usize = 4;
 /// How many entries are forgotten at a time.
 const MOST_FORGOTTEN: usize = 8;
 
-/// Of so many lookups one looks for what to forget: a table that is only read empties too.
-const LOOKUPS_A_LOOK: usize = 4;
+/// Of so many lookups one looks for what to forget: a table that is only read empties too. What it looks at is seldom in
+/// the cache.
+const LOOKUPS_A_LOOK: usize = 16;
 
 pub(super) struct Table<C> {
     hasher: RandomState,
@@ -37,7 +39,7 @@ pub(super) struct Table<C> {
 pub(super) struct Shard<C>(Mutex<Entries<C>>);
 
 pub(super) struct Entries<C> {
-    known: IndexMap<Address, Entry<C>>,
+    known: IndexMap<Address, Entry<C>, RandomState>,
     /// Where looking for what to forget goes on.
     next: usize,
 }
@@ -49,12 +51,18 @@ struct Entry<C> {
 
 impl<C> Table<C> {
     pub(super) fn new() -> Self {
-        let shard = |_| Shard(Mutex::new(Entries { known: IndexMap::new(), next: 0 }));
-        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(shard).collect() }
+        // The same for all, so that an address is hashed once.
+        let hasher = RandomState::new();
+        let known = || IndexMap::with_hasher(hasher.clone());
+        let shards = (0..SHARDS).map(|_| Shard(Mutex::new(Entries { known: known(), next: 0 }))).collect();
+        Self { hasher, shards }
     }
 
-    pub(super) fn shard(&self, address: &str) -> &Shard<C> {
-        &self.shards[self.hasher.hash_one(address) as usize % SHARDS]
+    /// Where an address is, and its hash.
+    pub(super) fn shard(&self, address: &str) -> (&Shard<C>, u64) {
+        let hash = self.hasher.hash_one(address);
+        // By bits that the map makes no use of.
+        (&self.shards[(hash >> 32) as usize % SHARDS], hash)
     }
 
     pub(super) fn shards(&self) -> &[Shard<C>] {
@@ -104,8 +112,11 @@ impl<C> Entries<C> {
         self.known.get(address).map(|entry| entry.resource.clone())
     }
 
-    pub(super) fn find(&mut self, address: &str, now: Tick) -> Option<ConnResource<C>> {
-        let entry = self.known.get_mut(address)?;
+    /// By an address and its hash.
+    pub(super) fn find(&mut self, address: &str, hash: u64, now: Tick) -> Option<ConnResource<C>> {
+        let known = self.known.raw_entry_mut_v1().from_key_hashed_nocheck(hash, address);
+        let RawEntryMut::Occupied(known) = known else { return None };
+        let entry = known.into_mut();
         entry.used = now;
         Some(entry.resource.clone())
     }

@@ -353,3 +353,59 @@ impl<A: Tended + 'static> Wake for Alarm<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Nobody {
+        bell: Bell,
+        keeper: Keeper,
+    }
+
+    impl Tended for Nobody {
+        fn tend(self: Arc<Self>, _: Tick) -> Findings {
+            Findings::default()
+        }
+
+        fn answer(self: Arc<Self>) {}
+
+        fn bell(&self) -> &Bell {
+            &self.bell
+        }
+
+        fn keeper(&self) -> &Keeper {
+            &self.keeper
+        }
+    }
+
+    fn note(desk: &mut Desk) -> Arc<Nobody> {
+        let address = Arc::new(Nobody::default());
+        desk.note_fresh(Arc::<Nobody>::downgrade(&address));
+        address
+    }
+
+    #[test]
+    fn addresses_that_have_gone_are_not_kept_for_a_task_that_does_not_come() {
+        let mut desk = Desk::default();
+        let living: Vec<_> = (0..100).map(|_| note(&mut desk)).collect();
+        (0..100_000).for_each(|_| drop(note(&mut desk)));
+        assert!(desk.fresh.len() <= 4 * living.len(), "{}", desk.fresh.len());
+        assert_eq!(desk.fresh.iter().filter_map(Weak::upgrade).count(), living.len());
+    }
+
+    #[test]
+    fn while_nothing_has_its_turn_no_room_is_kept_for_it() {
+        let mut desk = Desk::default();
+        let living: Vec<_> = (0..1000).map(|_| note(&mut desk)).collect();
+        let mut now = clock::now();
+        let mut looked_at = 0;
+        for _ in 0..100 {
+            now = now.after(ROUND);
+            looked_at += desk.assign(0, now).map_or(0, |assignment| assignment.tend.len());
+        }
+        assert_eq!(looked_at, living.len());
+        assert_eq!((desk.fresh.capacity(), desk.turn.capacity()), (0, 0));
+    }
+}

@@ -7,6 +7,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::budget::ledger::Victim;
 use crate::budget::reclaim::Asked;
+use crate::budget::slot::Lease;
 use crate::clock;
 
 /// A want of slots, and in which account they are wanting.
@@ -221,10 +222,15 @@ impl Books {
             && self.dial_room(id) > 0
     }
 
-    /// Takes the idle connection out whose slot is for one who [lacks one](Self::lacks_a_slot). Nobody else counts on it.
+    /// Takes the idle connection out whose slot is for one who [lacks one](Self::lacks_a_slot). Nobody else counts on it,
+    /// unless it is elsewhere: then it comes back by itself.
     pub(crate) fn spare(&mut self, account: AccountId) -> Option<Box<dyn Victim>> {
         let seat = self.choose(&smallvec![account])?;
-        self.take_from(seat)
+        let mut victim = self.take_from(seat)?;
+        if let lease @ Lease::Elsewhere(_) = victim.lease() {
+            self.evicted(lease);
+        }
+        Some(victim)
     }
 
     /// Whether a slot that comes free in an account is somebody else's: somebody lacks it who is before `mine`,
