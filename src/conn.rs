@@ -194,9 +194,13 @@ impl<C: Send + 'static> Victim for Entry<C> {
         self.lease_mut()
     }
 
-    fn close(mut self: Box<Self>) -> Option<Slot> {
+    fn take_slot(&mut self) -> Option<Slot> {
+        self.lease.take_if(|lease| matches!(lease, Lease::Own(_))).and_then(Lease::into_slot)
+    }
+
+    fn close(mut self: Box<Self>) {
         self.shared.partition().count(Event::Evicted, 1);
-        self.end_counted(Event::Evicted).and_then(Lease::into_slot)
+        drop(self.end_counted(Event::Evicted));
     }
 }
 

@@ -78,7 +78,7 @@ counters! {
     Dial => dials,
     /// Dials that failed, timed out or were given up.
     DialFailure => dial_failures,
-    /// Connections given out that had served before.
+    /// Connections given out that had served before. One that is about to be found unfit is counted for that moment.
     Reused => reused,
     /// Idle connections closed because somebody else needed the slot.
     Evicted => evicted,

@@ -182,6 +182,90 @@ async fn an_address_at_its_own_limit_takes_no_slot_from_another() {
     assert_at_rest(&budget, 2);
 }
 
+#[tokio::test]
+async fn who_comes_to_its_address_while_it_closes_has_nothing_closed_in_vain() {
+    let budget = Budget::new(8);
+    let (hooked, _idle, _) = idle_and_other(&budget);
+    let other = ConnResource::builder("single", hooked.clone()).budget(&budget).max_conns(1).build();
+    let waiting: Vec<_> = (0..7).map(|_| Box::pin(other.get_owned())).collect();
+    let waiting = Arc::new(Mutex::new(waiting));
+    hooked.when_closed({
+        let waiting = Arc::clone(&waiting);
+        move || waiting.lock().unwrap().iter_mut().for_each(|get| assert!(poll(get).is_pending()))
+    });
+    let conn = ready(&mut other.get()).unwrap();
+    assert_eq!(budget.stats().evicted, 1);
+    conn.put();
+    for mut get in std::mem::take(&mut *waiting.lock().unwrap()) {
+        ready(&mut get).unwrap().put();
+    }
+    assert_eq!((hooked.dials(), budget.stats().evicted), (9, 1));
+    assert_at_rest(&budget, 8);
+}
+
+/// Gets a connection elsewhere whenever it closes one.
+#[derive(Clone, Default)]
+struct Greedy {
+    budget: Option<Budget>,
+    depth: Arc<AtomicUsize>,
+    deepest: Arc<AtomicUsize>,
+}
+
+impl Dial for Greedy {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn close(&self, (): ()) {
+        let Some(budget) = &self.budget else { return };
+        self.deepest.fetch_max(self.depth.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        let elsewhere = ConnResource::builder("elsewhere", Greedy::default()).budget(budget).build();
+        drop(poll(&mut elsewhere.get().immediate()));
+        drop(poll(&mut elsewhere.get()));
+        self.depth.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn closes_that_get_do_not_nest() {
+    let budget = Budget::new(100);
+    let greedy = Greedy { budget: Some(budget.clone()), ..Greedy::default() };
+    let resource = |n: usize| ConnResource::builder(n.to_string(), greedy.clone()).budget(&budget).build();
+    let resources: Vec<_> = (0..101).map(resource).collect();
+    for resource in &resources {
+        ready(&mut resource.get()).unwrap().put();
+    }
+    assert!(greedy.deepest.load(Ordering::SeqCst) <= 1, "{}", greedy.deepest.load(Ordering::SeqCst));
+    assert!(budget.stats().evicted <= 4, "{:?}", budget.stats());
+}
+
+#[tokio::test]
+async fn a_get_after_schedule_close_is_given_none_whose_dial_began_before() {
+    let (budget, script) = (Budget::new(2), Script::manual());
+    let resource = fakes_with("a", &budget, &script).max_dialing(1).build();
+    let (mut before, mut after) = (resource.get(), resource.get());
+    assert!(poll(&mut before).is_pending());
+    resource.schedule_close();
+    assert!(poll(&mut after).is_pending());
+    drop(before); // its dial goes on, since another counts on it
+    support::settle().await;
+    script.answer(Ok(()));
+    support::settle().await;
+    assert!(poll(&mut after).is_pending());
+    assert_eq!((script.pending(), script.closed()), (1, 1), "it dials anew");
+    script.answer(Ok(()));
+    let conn = ready(&mut after).unwrap();
+    assert_eq!(conn.number, 1);
+    conn.put();
+    assert_at_rest(&budget, 1);
+}
+
 /// The descriptors of its connections stay here, in the hands of somebody else.
 #[derive(Clone, Debug, Default)]
 struct Parted(Arc<Mutex<Vec<Held<()>>>>);

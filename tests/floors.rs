@@ -397,3 +397,43 @@ proptest! {
         }
     }
 }
+
+/// How many dials may begin says nothing about who wants slots for something else.
+#[tokio::test]
+async fn max_dialing_bars_no_caller_of_acquire_in_a_child() {
+    for max_dialing in [1, 2, 8] {
+        let budget = Budget::builder().limit(10).max_dialing(max_dialing).build().unwrap();
+        let script = Arc::default();
+        let resources: Vec<_> = (0..9).map(|n| fakes(&n.to_string(), &budget, &script)).collect();
+        for resource in &resources {
+            ready(&mut resource.get()).unwrap().put();
+        }
+        let child = budget.child(10);
+        let slots = ready(&mut child.acquire_many(5)).unwrap();
+        assert_eq!((slots.weight(), budget.stats().idle), (5, 5), "of {max_dialing}");
+        let more = ready(&mut child.acquire_many(5)).unwrap();
+        drop((slots, more));
+        assert_at_rest(&budget, 0);
+    }
+}
+
+/// What is kept for a child is not what its callers are about to take, if they may not dial.
+#[tokio::test]
+async fn callers_that_may_not_dial_use_none_of_what_is_kept() {
+    for max_dialing in [1, 2, 3, 9] {
+        let budget = Budget::builder().limit(3).max_dialing(max_dialing).build().unwrap();
+        let (script, hanging) = (Arc::default(), support::Script::manual());
+        ready(&mut fakes("idle", &budget, &script).get()).unwrap().put();
+        let idle = fakes("idle too", &budget, &script);
+        ready(&mut idle.get()).unwrap().put();
+        let child = budget.child_with(2, 2);
+        let theirs: Vec<_> = (0..3).map(|n| fakes(&n.to_string(), &child, &hanging)).collect();
+        let mut gets: Vec<_> = theirs.iter().map(|resource| resource.get()).collect();
+        for get in &mut gets {
+            assert!(poll(get).is_pending());
+        }
+        let slot = ready(&mut budget.acquire()).unwrap();
+        assert_eq!(idle.stats().idle, 0, "of {max_dialing}");
+        drop((slot, gets));
+    }
+}

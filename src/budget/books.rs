@@ -121,9 +121,11 @@ struct Account {
     partition: Weak<Partition>,
     limit: usize,
     max_dialing: usize,
-    /// Of this account and all below it, as the next three are.
+    /// Of this account and all below it, as the next four are.
     counts: Counts,
     demand: usize,
+    /// How much of the demand is callers' of `acquire`: what is not is for dials.
+    applied: usize,
     /// Slots that come free as soon as somebody has closed what it is evicting.
     evicting: usize,
     /// Slots evicted from connections whose descriptor somebody else closes.
@@ -132,7 +134,6 @@ struct Account {
     /// Where this account is in its parent's ring.
     turn: Option<Place>,
     applicants: Line<Applicant>,
-    applicants_weight: usize,
     applicants_turn: Option<Place>,
     members: Members<&'static Notice>,
     participants: Participants,
@@ -153,12 +154,12 @@ impl Account {
             max_dialing,
             counts: Counts::default(),
             demand: 0,
+            applied: 0,
             evicting: 0,
             lingering: 0,
             ring: Line::new(),
             turn: None,
             applicants: Line::new(),
-            applicants_weight: 0,
             applicants_turn: None,
             members: Members::default(),
             participants: Participants::default(),
@@ -166,6 +167,13 @@ impl Account {
             floor,
             closed: false,
         }
+    }
+}
+
+impl Account {
+    /// Slots that would be taken if there were enough, with so many dials to begin.
+    fn wanted(&self, dial_room: usize) -> usize {
+        self.applied.saturating_add((self.demand - self.applied).min(dial_room))
     }
 }
 
@@ -481,6 +489,12 @@ impl Books {
             }
             next = parent;
         }
+    }
+
+    /// Keeps what callers of `acquire` want, of an account and those above it.
+    fn applied_changed(&mut self, account: AccountId, before: usize, after: usize) {
+        self.each_above(account, |above| above.applied = above.applied - before + after);
+        self.demand_changed(account, before, after);
     }
 
     pub(super) fn register(&mut self, account: AccountId, participant: Weak<dyn Reclaim>) -> u64 {

@@ -61,9 +61,10 @@ pub(crate) trait Member: Send + Sync {
 /// An idle connection on its way out.
 pub(crate) trait Victim: Send {
     fn lease(&mut self) -> &mut Lease;
-    /// Closes the connection. Called without locks; does not panic. Its slot, unless that is elsewhere, goes back when it
-    /// is dropped.
-    fn close(self: Box<Self>) -> Option<Slot>;
+    /// Its slot, for somebody else, who is not to use it before the connection is closed. `None`: it is elsewhere.
+    fn take_slot(&mut self) -> Option<Slot>;
+    /// Closes the connection and gives its slot back, if it has one. Called without locks; does not panic.
+    fn close(self: Box<Self>);
 }
 
 /// What an address lets the searches for victims know of itself: written under its lock, read without, and so a hint.
@@ -349,7 +350,7 @@ impl Ledger {
                 Step::Search => {}
                 Step::Wake(waker) => waker.into_iter().for_each(Waker::wake),
                 Step::Close(victim) => {
-                    drop(victim.close());
+                    victim.close();
                     if !self.is_pressed() {
                         return; // its slot was granted where it came back, and nobody else waits
                     }
@@ -362,6 +363,22 @@ impl Ledger {
                 }
             }
             books = self.lock();
+        }
+    }
+
+    /// Whether this thread is in what an eviction of its own calls.
+    pub(crate) fn is_settling(&self) -> bool {
+        Settling::is_of(self)
+    }
+
+    /// Closes what was taken out for one who came. Whoever lacks slots in what that calls is seen to afterwards: else
+    /// there, too, the stack would grow.
+    pub(crate) fn close_spared(&self, victim: Box<dyn Victim>) {
+        let settling = Settling::enter(self);
+        victim.close();
+        drop(settling);
+        if self.is_pressed() {
+            self.settle(self.lock());
         }
     }
 
@@ -427,7 +444,7 @@ impl Ledger {
             let step = self.lock().evict(lack);
             match step {
                 Some(Step::Close(victim)) => {
-                    drop(victim.close());
+                    victim.close();
                     return true;
                 }
                 Some(_) => {}
@@ -456,6 +473,10 @@ thread_local! {
 }
 
 impl Settling {
+    fn is_of(ledger: &Ledger) -> bool {
+        SETTLING.with(|settling| settling.get() == std::ptr::from_ref(ledger).addr())
+    }
+
     fn enter(ledger: &Ledger) -> Option<Self> {
         let this = std::ptr::from_ref(ledger).addr();
         let outer = SETTLING.with(|settling| settling.replace(this));

@@ -399,6 +399,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             cell: Arc::clone(cell),
             fresh: self.fresh,
             runtime,
+            generation: 0,
             orphaned: false,
             immediate: self.immediate,
             patient: self.wait_for_ready,
@@ -415,15 +416,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     ) -> Lined<C> {
         let shared = self.resource.shared();
         let waiter = self.waiter(cell, here);
-        let mut may_evict = true;
         loop {
-            match shared.enqueue(&waiter, slot, rests, may_evict) {
+            match shared.enqueue(&waiter, slot, rests) {
                 Queued::At(place, slot) => return Lined::At(place, slot),
-                Queued::Evict(victim) => {
-                    may_evict = false;
-                    slot = victim.close();
-                    continue;
-                }
                 Queued::Never => return Lined::Never,
                 Queued::Paused(error, brought) => {
                     drop(brought);
@@ -614,10 +609,15 @@ impl<'a, C> Get<'a, C> {
         let began = cell.since;
         let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
         let Left { granted, phase, keep_dial } = shared.leave(place, &cell, runtime);
+        let phase = match granted {
+            _ if attempt.is_some() => Phase::Dialing,
+            // At the last moment, and of no use any more.
+            Some(Grant::Slot(_) | Grant::Conn(_)) => Phase::WaitingForSlot,
+            _ => phase,
+        };
         if let Some(granted) = granted {
             shared.pass_on(granted);
         }
-        let phase = if attempt.is_some() { Phase::Dialing } else { phase };
         match attempt {
             Some(attempt) if keep_dial => go_on(shared, attempt),
             attempt => drop(attempt),

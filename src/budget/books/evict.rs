@@ -7,7 +7,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::budget::ledger::Victim;
 use crate::budget::reclaim::Asked;
-use crate::budget::slot::Lease;
+use crate::budget::slot::Slot;
 use crate::clock;
 
 /// A want of slots, and in which account they are wanting.
@@ -49,14 +49,15 @@ impl Books {
         if whose == Whose::All {
             return used > allowed;
         }
-        let for_dials = account.demand - account.applicants_weight;
-        let wanted = account.applicants_weight.saturating_add(for_dials.min(self.dial_room(id)));
-        let kept = self.kept_from(id, whose);
+        let dial_room = self.dial_room(id);
+        let wanted = account.wanted(dial_room);
+        let kept = self.kept_from(id, whose, dial_room);
         used.saturating_add(wanted).saturating_add(kept) > allowed
     }
 
-    /// What is kept for children, and not what they wait for by themselves.
-    fn kept_from(&self, id: AccountId, whose: Whose) -> usize {
+    /// What is kept for children, and not what they wait for by themselves, as far as that has been counted: of dials, no
+    /// more than may begin.
+    fn kept_from(&self, id: AccountId, whose: Whose, mut dial_room: usize) -> usize {
         let account = &self.accounts[id];
         if account.floored == 0 {
             return 0;
@@ -68,7 +69,9 @@ impl Books {
                 Whose::Floor(_) => stock.kept_for(share),
                 Whose::All | Whose::Common(_) => share.unmet(),
             };
-            kept.saturating_sub(self.accounts[*child].demand)
+            let wanted = self.accounts[*child].wanted(dial_room);
+            dial_room -= wanted - self.accounts[*child].applied;
+            kept.saturating_sub(wanted)
         };
         account.children.iter().map(kept).fold(0, usize::saturating_add)
     }
@@ -218,19 +221,20 @@ impl Books {
             && self.registered == 0
             && account.parent.is_none()
             && account.children.is_empty()
-            && account.counts.total() >= self.own_limit(id)
+            && (1..=account.counts.total()).contains(&self.own_limit(id))
             && self.dial_room(id) > 0
     }
 
-    /// Takes the idle connection out whose slot is for one who [lacks one](Self::lacks_a_slot). Nobody else counts on it,
-    /// unless it is elsewhere: then it comes back by itself.
-    pub(crate) fn spare(&mut self, account: AccountId) -> Option<Box<dyn Victim>> {
+    /// Takes an idle connection out, and its slot for one who [lacks one](Self::lacks_a_slot). Without a slot: that is
+    /// elsewhere, and comes back by itself.
+    pub(crate) fn spare(&mut self, account: AccountId) -> Option<(Box<dyn Victim>, Option<Slot>)> {
         let seat = self.choose(&smallvec![account])?;
         let mut victim = self.take_from(seat)?;
-        if let lease @ Lease::Elsewhere(_) = victim.lease() {
-            self.evicted(lease);
+        let slot = victim.take_slot();
+        if slot.is_none() {
+            self.evicted(victim.lease());
         }
-        Some(victim)
+        Some((victim, slot))
     }
 
     /// Whether a slot that comes free in an account is somebody else's: somebody lacks it who is before `mine`,

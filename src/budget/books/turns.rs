@@ -29,12 +29,11 @@ impl Books {
         let weight = applicant.weight;
         let account = &mut self.accounts[id];
         account.applicants.insert(place, applicant);
-        account.applicants_weight += weight;
         if account.applicants_turn.is_none() {
             account.applicants_turn = Some(place);
             account.ring.insert(place, Turn::Applicants);
         }
-        self.demand_changed(id, 0, weight);
+        self.applied_changed(id, 0, weight);
         Some(place)
     }
 
@@ -42,13 +41,12 @@ impl Books {
     pub(crate) fn withdraw(&mut self, id: AccountId, place: Place) -> Option<Applicant> {
         let account = &mut self.accounts[id];
         let applicant = account.applicants.remove(place)?;
-        account.applicants_weight -= applicant.weight;
         if account.applicants.is_empty()
             && let Some(turn) = account.applicants_turn.take()
         {
             account.ring.remove(turn);
         }
-        self.demand_changed(id, applicant.weight, 0);
+        self.applied_changed(id, applicant.weight, 0);
         Some(applicant)
     }
 

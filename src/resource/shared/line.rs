@@ -9,7 +9,6 @@ use tokio::runtime;
 
 use super::{Failure, Grant, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
-use crate::budget::ledger::Victim;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::{Kind, Slot};
 use crate::clock::{self, Tick};
@@ -19,14 +18,12 @@ use crate::error::{DialError, Phase};
 use crate::resource::attempt::Terms;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
-use crate::sync::Ordering;
+use crate::sync::{MutexGuard, Ordering, ShortMutexGuard};
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
     /// In line; the slot it brought is now a dial's.
     At(Place, Option<Slot>),
-    /// It is to close this, whose slot it can bring then.
-    Evict(Box<dyn Victim>),
     /// Something came to rest since it looked: it has to look again, with what it brought.
     LookAgain(Option<Slot>),
     /// The budget's limit is zero.
@@ -354,33 +351,48 @@ impl<C> Shared<C> {
 impl<C: Send + 'static> Shared<C> {
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
     ///
-    /// Not at once if it `may_evict`, nobody else waits and all it lacks is the slot of something idle.
-    pub(crate) fn enqueue(
+    /// If nobody else waits and all it lacks is the slot of something idle, it brings that.
+    pub(crate) fn enqueue(self: &Arc<Self>, waiter: &Waiter<C>, brought: Option<Slot>, rests: u32) -> Queued {
+        let (mut books, mut state) = self.both();
+        let (mut brought, mut spared) = (brought, None);
+        if brought.is_none() && self.lacks_a_slot(&books, &state, waiter, rests) {
+            drop(state); // the search looks at others
+            if let Some((victim, slot)) = books.spare(self.partition().account) {
+                (brought, spared) = (slot, Some(victim));
+            }
+            state = self.state.lock();
+        }
+        let (queued, unused) = self.line_up(books, state, waiter, brought, rests);
+        let Some(victim) = spared else { return queued };
+        self.ledger().close_spared(victim);
+        drop(unused);
+        match queued {
+            // Served by what came back meanwhile.
+            Queued::At(place, Some(slot)) if !waiter.cell.is_waiting() => {
+                drop(slot);
+                Queued::At(place, None)
+            }
+            queued => queued,
+        }
+    }
+
+    /// Also returns the slot that was brought, if it is of no use here.
+    fn line_up(
         self: &Arc<Self>,
+        mut books: MutexGuard<'_, Books>,
+        mut state: ShortMutexGuard<'_, State<C>>,
         waiter: &Waiter<C>,
         brought: Option<Slot>,
         rests: u32,
-        may_evict: bool,
-    ) -> Queued {
-        let (mut books, mut state) = self.both();
+    ) -> (Queued, Option<Slot>) {
         if state.closed || books.is_closed(self.partition().account) {
-            return Queued::Closed(brought);
+            return (Queued::Closed(brought), None);
         }
         if state.rests != rests && !waiter.fresh {
-            return Queued::LookAgain(brought);
+            return (Queued::LookAgain(brought), None);
         }
         if brought.is_none() && books.attainable(self.partition().account) == 0 {
-            return Queued::Never;
-        }
-        if may_evict && brought.is_none() && self.lacks_a_slot(&books, &state) {
-            drop(state); // the search looks at others
-            return match books.spare(self.partition().account) {
-                Some(victim) => Queued::Evict(victim),
-                None => {
-                    drop(books);
-                    self.enqueue(waiter, None, rests, false)
-                }
-            };
+            return (Queued::Never, None);
         }
         let now = clock::now();
         let (rare, limits) = state.rare_and_limits();
@@ -388,7 +400,7 @@ impl<C: Send + 'static> Shared<C> {
         if rare.pace.pause(now).is_some() && !waiter.patient && !self.has_connections(&books) {
             let first = rare.pace.pause_end().is_none() && rare.queued.is_empty() && self.dials(&books) == 0;
             if !first {
-                return Queued::Paused(rare.failure(), brought);
+                return (Queued::Paused(rare.failure(), brought), None);
             }
         }
         let seat = books.be_seated(self);
@@ -413,41 +425,41 @@ impl<C: Send + 'static> Shared<C> {
             Some(slot) => Brought::GoesBack(slot),
             None => books.slot_at_once(self.partition(), seat).map_or(Brought::Nothing, Brought::Dials),
         };
+        let waiter = Waiter { generation: state.generation, ..waiter.clone() };
         match &brought {
-            Brought::Dials(_) => state.rare().dialing.insert(place, waiter.clone()),
+            Brought::Dials(_) => state.rare().dialing.insert(place, waiter),
             Brought::GoesBack(_) | Brought::Nothing => {
-                state.rare().queued.insert(place, waiter.clone());
+                state.rare().queued.insert(place, waiter);
                 self.note_queue(true);
                 books.sync(seat, state.queued());
             }
         }
         drop(state); // the slot may leave another address, whose lock that takes
-        let slot = match brought {
+        let (slot, unused) = match brought {
             Brought::Dials(mut slot) => {
                 books.reassign(&mut slot, Some(seat), Kind::Dialing);
-                self.ledger().settle(books);
-                Some(slot)
+                (Some(slot), None)
             }
-            Brought::GoesBack(slot) => {
-                self.ledger().settle(books);
-                drop(slot);
-                None
-            }
-            Brought::Nothing => {
-                self.ledger().settle(books);
-                None
-            }
+            Brought::GoesBack(slot) => (None, Some(slot)),
+            Brought::Nothing => (None, None),
         };
+        self.ledger().settle(books);
         if let Some(entry) = surplus {
             entry.discard(Event::Retired);
         }
-        Queued::At(place, slot)
+        (Queued::At(place, slot), unused)
     }
 
-    /// Whether one who gets in line now could dial at once if it had a slot, and could have that of something idle.
-    fn lacks_a_slot(&self, books: &Books, state: &State<C>) -> bool {
+    /// Whether one who gets in line now could dial at once if it had a slot, and may have that of something idle. Not
+    /// while this thread evicts: what is called there is seen to afterwards.
+    fn lacks_a_slot(&self, books: &Books, state: &State<C>, waiter: &Waiter<C>, rests: u32) -> bool {
         let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
-        state.rare.is_none() && slots < self.max_conns() && books.lacks_a_slot(self.partition().account)
+        state.rare.is_none()
+            && !state.closed
+            && (state.rests == rests || waiter.fresh)
+            && slots < self.max_conns()
+            && books.lacks_a_slot(self.partition().account)
+            && !self.ledger().is_settling()
     }
 
     fn may_dial_with(&self, books: &Books, state: &State<C>, seat: SeatId, slot: &Slot) -> bool {

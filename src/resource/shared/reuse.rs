@@ -164,7 +164,7 @@ impl<C> Shared<C> {
             return Found::Idle(taken);
         }
         state.publish(self.state.published);
-        let State { rare: Some(rare), closed: false, settings, .. } = &mut *state else {
+        let State { rare: Some(rare), closed: false, settings, generation, .. } = &mut *state else {
             return Found::Nothing;
         };
         let wait = wait.or(settings.wait_timeout);
@@ -176,6 +176,7 @@ impl<C> Shared<C> {
         if !behind {
             return Found::Nothing;
         }
+        waiter.generation = *generation;
         waiter.woken_before = wait.map_or(Tick::NEVER, |wait| now.after(wait));
         let (place, end) = (rare.next_place(), waiter.woken_before);
         rare.queued.insert(place, waiter);

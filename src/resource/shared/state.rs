@@ -96,7 +96,7 @@ pub(crate) struct Rare<C> {
     pub(super) pace: Pace,
     /// Runtimes on which somebody sees to it that the address is probed. Each its own: one may not be driven.
     pub(super) probed_on: Vec<runtime::Id>,
-    /// Runtimes on which a task looks after those who queue: see [`Shared::hasten`].
+    /// Runtimes on which a task looks after those who queue: see [`hasten`](super::Shared::hasten).
     pub(super) hastened_on: Vec<runtime::Id>,
     /// When a dial ended last, or more were allowed for want of that.
     pub(super) moved: Tick,
@@ -111,6 +111,8 @@ pub(crate) struct Waiter<C> {
     /// Takes none that has served before.
     pub(crate) fresh: bool,
     pub(crate) runtime: Option<runtime::Id>,
+    /// The resource's when it got in line: it wants none that is older.
+    pub(crate) generation: u32,
     /// Its own dial has ended, for the good of another caller; it counts on that one's.
     pub(crate) orphaned: bool,
     /// Does not wait to be served.
@@ -125,7 +127,9 @@ impl<C> Waiter<C> {
     /// Whether a connection is of use to this caller.
     pub(super) fn can_use(&self, entry: &Entry<C>) -> bool {
         let known = entry.runtime.is_none() || entry.runtime == self.runtime;
-        known && !(self.fresh && entry.is_reused())
+        // Generations wrap.
+        let young = entry.record.generation.wrapping_sub(self.generation) as i32 >= 0;
+        known && young && !(self.fresh && entry.is_reused())
     }
 }
 
