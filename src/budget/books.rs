@@ -5,6 +5,8 @@
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
+use smallvec::SmallVec;
+
 use super::audit::Audit;
 use super::ledger::{Member, Notice, Partition, Victim};
 use super::members::Members;
@@ -67,20 +69,7 @@ pub(crate) struct Books {
 }
 
 /// What is to be dropped after the lock: as a rule nothing, or one.
-#[derive(Default)]
-pub(super) struct Departed {
-    first: Option<Departing>,
-    others: Vec<Departing>,
-}
-
-impl Departed {
-    fn push(&mut self, departing: Departing) {
-        match self.first {
-            None => self.first = Some(departing),
-            Some(_) => self.others.push(departing),
-        }
-    }
-}
+type Departed = SmallVec<[Departing; 1]>;
 
 #[allow(dead_code, reason = "kept to be dropped")]
 pub(super) enum Departing {
@@ -168,9 +157,7 @@ impl Account {
             closed: false,
         }
     }
-}
 
-impl Account {
     /// Slots that would be taken if there were enough, with so many dials to begin.
     fn wanted(&self, dial_room: usize) -> usize {
         self.applied.saturating_add((self.demand - self.applied).min(dial_room))
@@ -259,7 +246,7 @@ impl Books {
     /// To be dropped after the lock.
     #[inline]
     pub(super) fn take_departed(&mut self) -> Option<Departed> {
-        self.departed.first.is_some().then(|| std::mem::take(&mut self.departed))
+        (!self.departed.is_empty()).then(|| std::mem::take(&mut self.departed))
     }
 
     fn each_above(&mut self, account: AccountId, mut change: impl FnMut(&mut Account)) {

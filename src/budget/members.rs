@@ -1,5 +1,5 @@
 //! The addresses that hold slots of one account, those that may have something idle first. A search for a
-//! victim that finds an address without an idle connection moves it behind; the first put there brings it
+//! victim that finds an address without an idle connection moves it behind; a dial or a put there brings it
 //! back. So a search never looks twice in vain, and going idle and busy again touches nothing. Pure.
 
 use super::books::SeatId;
