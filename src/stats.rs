@@ -117,43 +117,41 @@ impl Tally {
     }
 }
 
-/// The same for one address, of which there may be a million: small until something has happened often. Behind the
-/// address's lock.
+/// The same for one address, of which there may be a million: a word until something has happened, and small until that
+/// has been often. Behind the address's lock.
 #[derive(Debug, Default)]
-pub(crate) enum AddressTally {
-    /// Nothing has happened. Can become Few.
-    #[default]
-    Nothing,
+pub(crate) struct AddressTally(Option<Box<Counters>>);
+
+#[derive(Debug)]
+enum Counters {
     /// Can become Many.
-    Few(Box<[u16; EVENTS]>),
+    Few([u16; EVENTS]),
     Many(Box<[u64; EVENTS]>),
 }
 
 impl AddressTally {
     pub(crate) fn add(&mut self, event: Event, n: u64) {
-        if let Self::Nothing = self {
-            *self = Self::Few(Box::default());
-        }
-        let few = match self {
-            Self::Nothing => return,
-            Self::Few(few) => few,
-            Self::Many(many) => return many[event as usize] += n,
+        let counters = self.0.get_or_insert_with(|| Box::new(Counters::Few([0; EVENTS])));
+        let few = match &mut **counters {
+            Counters::Few(few) => few,
+            Counters::Many(many) => return many[event as usize] += n,
         };
         let counter = &mut few[event as usize];
         match u16::try_from(n).ok().and_then(|n| counter.checked_add(n)) {
             Some(sum) => *counter = sum,
             None => {
-                *self = Self::Many(Box::new(few.map(u64::from)));
-                self.add(event, n);
+                let mut many = Box::new(few.map(u64::from));
+                many[event as usize] += n;
+                **counters = Counters::Many(many);
             }
         }
     }
 
     pub(crate) fn read(&self, event: Event) -> u64 {
-        match self {
-            Self::Nothing => 0,
-            Self::Few(few) => few[event as usize].into(),
-            Self::Many(many) => many[event as usize],
+        match self.0.as_deref() {
+            None => 0,
+            Some(Counters::Few(few)) => few[event as usize].into(),
+            Some(Counters::Many(many)) => many[event as usize],
         }
     }
 }

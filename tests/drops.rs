@@ -321,3 +321,22 @@ async fn dropping_a_get_at_any_poll_loses_nothing() {
         assert!(drops > 0 && drops <= scenario.steps.len() + 2, "{}: {drops}", scenario.name);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_served_and_leaves_takes_nobodys_place() {
+    let (budget, script) = (Budget::new(2), Arc::new(Script::default()));
+    let resource = fakes_with("here", &budget, &script).max_conns(2).build();
+    let [first, second] = [(); 2].map(|()| support::ready(&mut resource.get()).unwrap());
+    let mut served = resource.get();
+    assert!(poll(&mut served).is_pending());
+    first.put(); // to that one, which does not look
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await; // all that was there for its sake is over
+    second.put();
+    script.manual.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut next = resource.get().fresh();
+    assert!(poll(&mut next).is_pending());
+    drop(served);
+    script.answer(Ok(()));
+    support::ready(&mut next).unwrap().put();
+    support::assert_at_rest(&budget, 2);
+}

@@ -57,6 +57,8 @@ pub(crate) struct Books {
     pub(crate) audit: Audit,
     /// How many accounts have more slots out than they may.
     over: usize,
+    /// The budget may have fewer out than its limit.
+    lowered: bool,
     /// How many slots have ever come back.
     releases: u64,
     /// How often participants have said that something became idle.
@@ -109,6 +111,8 @@ struct Account {
     floored: usize,
     partition: Weak<Partition>,
     limit: usize,
+    /// Slots that it may have out now: its limit, unless that is lowered, or it is closed.
+    allowed: usize,
     max_dialing: usize,
     /// Of this account and all below it, as the next four are.
     counts: Counts,
@@ -140,6 +144,7 @@ impl Account {
             floored: 0,
             partition: Weak::new(),
             limit,
+            allowed: limit,
             max_dialing,
             counts: Counts::default(),
             demand: 0,
@@ -268,7 +273,7 @@ impl Books {
             while !self.accounts[*id].applicants.is_empty() {
                 wakers.extend(self.refuse(*id));
             }
-            self.recheck(*id); // over, whatever is out: what participants have idle is asked for
+            self.limit_changed(*id); // over, whatever is out: what participants have idle is asked for
         }
         let members = self.seats.iter().map(|(_, seat)| seat).filter(|seat| tree.contains(&seat.account));
         (wakers, members.map(|seat| Arc::clone(&seat.member)).collect())
@@ -299,14 +304,12 @@ impl Books {
 
     /// Counts slots out. What grants them has looked for room in the same critical section (I1).
     fn take(&mut self, account: AccountId, kind: Kind, n: usize) {
-        self.each_above(account, |above| above.counts.0[kind as usize] += n);
-        self.recheck_above(account);
+        self.total_changed(account, |counts| counts.0[kind as usize] += n);
         limit::counted(n);
     }
 
     fn give_back(&mut self, account: AccountId, kind: Kind, n: usize) {
-        self.each_above(account, |above| above.counts.0[kind as usize] -= n);
-        self.recheck_above(account);
+        self.total_changed(account, |counts| counts.0[kind as usize] -= n);
         limit::uncounted(n);
     }
 
@@ -356,14 +359,9 @@ impl Books {
         slot
     }
 
-    /// The same, for who is about to get in line: what it would be granted there, where nobody else waits for anything.
-    pub(crate) fn slot_at_once(&mut self, partition: &Arc<Partition>, seat: SeatId) -> Option<Slot> {
-        let account = partition.account;
-        let granted = self.pressure() == 0
-            && self.seats[seat].may_dial_another()
-            && self.free(account) > 0
-            && self.dial_room(account) > 0;
-        granted.then(|| self.take_slot(partition, seat))
+    /// Whether nobody waits, and there is a slot to dial with.
+    pub(crate) fn has_slot_at_once(&self, account: AccountId) -> bool {
+        self.pressure() == 0 && self.free(account) > 0 && self.dial_room(account) > 0
     }
 
     /// A slot for one who queues: to be followed by [`sync`](Self::sync).

@@ -31,6 +31,19 @@ enum CellState<G> {
     Gone,
 }
 
+impl<G> CellState<G> {
+    /// Granted → Waiting.
+    fn take(&mut self) -> Option<G> {
+        if !matches!(self, CellState::Granted(_)) {
+            return None;
+        }
+        match std::mem::replace(self, CellState::Waiting(None)) {
+            CellState::Granted(grant) => Some(grant),
+            CellState::Waiting(_) | CellState::Gone => unreachable!("BUG: it was granted"),
+        }
+    }
+}
+
 impl<G> Cell<G> {
     pub(crate) fn new(since: Tick, waker: Option<Waker>) -> Self {
         Self { state: ShortMutex::new(CellState::Waiting(waker)), since, task: task::try_id() }
@@ -62,22 +75,13 @@ impl<G> Cell<G> {
         }
     }
 
-    /// Granted → Waiting, with what was granted.
-    pub(crate) fn take(&self) -> Option<G> {
-        self.take_if(|_| true)
-    }
-
-    /// The same, if it is of a certain kind.
+    /// Granted → Waiting, with what was granted, if it is of a certain kind.
     #[inline]
     pub(crate) fn take_if(&self, of: impl FnOnce(&G) -> bool) -> Option<G> {
         let mut state = self.state.lock();
         match &*state {
-            CellState::Granted(grant) if of(grant) => {}
-            CellState::Waiting(_) | CellState::Granted(_) | CellState::Gone => return None,
-        }
-        match std::mem::replace(&mut *state, CellState::Waiting(None)) {
-            CellState::Granted(grant) => Some(grant),
-            CellState::Waiting(_) | CellState::Gone => unreachable!("BUG: it was granted"),
+            CellState::Granted(grant) if of(grant) => state.take(),
+            CellState::Waiting(_) | CellState::Granted(_) | CellState::Gone => None,
         }
     }
 
@@ -89,29 +93,36 @@ impl<G> Cell<G> {
         }
     }
 
-    /// [`take`](Self::take), or a note whom to wake.
+    /// Granted → Waiting, with what was granted, or a note whom to wake.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<G> {
-        if let Some(grant) = self.take() {
-            return Poll::Ready(grant);
+        match self.begin_poll() {
+            Ok(grant) => Poll::Ready(grant),
+            Err(waker) => self.end_poll(waker, cx),
         }
-        if matches!(&*self.state.lock(), CellState::Waiting(Some(waker)) if waker.will_wake(cx.waker())) {
-            return Poll::Pending;
+    }
+
+    /// The first half of [`poll`](Self::poll), which takes out whom to wake: what is granted before the other half wakes
+    /// nobody, and is found there.
+    pub(crate) fn begin_poll(&self) -> Result<G, Option<Waker>> {
+        let mut state = self.state.lock();
+        match &mut *state {
+            CellState::Waiting(waker) => Err(waker.take()),
+            CellState::Granted(_) => state.take().ok_or(None),
+            CellState::Gone => Err(None),
         }
-        let mut waker = Some(cx.waker().clone());
-        let noted = {
+    }
+
+    pub(crate) fn end_poll(&self, waker: Option<Waker>, cx: &mut Context<'_>) -> Poll<G> {
+        let mut waker =
+            waker.filter(|waker| waker.will_wake(cx.waker())).or_else(|| Some(cx.waker().clone()));
+        let granted = {
             let mut state = self.state.lock();
-            match &mut *state {
-                CellState::Waiting(slot) => {
-                    std::mem::swap(slot, &mut waker);
-                    true
-                }
-                CellState::Granted(_) | CellState::Gone => false,
+            if let CellState::Waiting(noted) = &mut *state {
+                std::mem::swap(noted, &mut waker); // another's, if there is one, is dropped after the lock
             }
+            state.take()
         };
-        match noted {
-            true => Poll::Pending,
-            false => self.take().map_or(Poll::Pending, Poll::Ready), // granted in between
-        }
+        granted.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// → Gone, with what was granted and never taken: the caller passes it on.

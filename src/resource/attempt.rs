@@ -93,7 +93,6 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
     let mut unfinished = Unfinished { shared: &shared, armed: true };
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
-    upkeep::grow_back(shared.partition());
     let began = clock::now();
     let mut deadline = Deadline::new(&shared.ledger().deadlines, terms.timeout, began, home);
     let outcome = loop {

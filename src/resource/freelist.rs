@@ -91,11 +91,13 @@ pub(crate) struct Freelist<E> {
     #[expect(clippy::box_collection, reason = "few addresses have any, and all would keep three words more")]
     older: Option<Box<VecDeque<E>>>,
     len: u32,
+    /// How often something has come to rest, so that a search knows whether it missed any: counted by who puts it.
+    pub(crate) rests: u32,
 }
 
 impl<E> Default for Freelist<E> {
     fn default() -> Self {
-        Self { newest: None, older: None, len: 0 }
+        Self { newest: None, older: None, len: 0, rests: 0 }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ConnResource;
 use super::attempt::{Attempt, Job};
-use super::shared::{Failure, Found, Grant, Left, Missed, Queued, Shared, Waiter};
+use super::shared::{Begun, Caller, Failure, Found, Grant, Left, Missed, Queued, Shared, Wants};
 use crate::budget::Site;
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::Slot;
@@ -73,7 +73,7 @@ enum Stage<'a, C> {
 /// What a get keeps that only waits for a connection of its address: it is looked after (see [`upkeep::hasten`]), and
 /// has no timer.
 struct Behind<C> {
-    cell: Arc<Cell<Grant<C>>>,
+    caller: Arc<Caller<C>>,
     place: Place,
     /// When its wait ends.
     woken_before: Tick,
@@ -99,7 +99,7 @@ impl<C> Source<'_, C> {
 
 /// What a get that cannot be served at once keeps.
 struct Slow<'a, C> {
-    cell: Arc<Cell<Grant<C>>>,
+    caller: Arc<Caller<C>>,
     /// In line; `None` once it was served or has left.
     place: Option<Place>,
     /// Its dial, with the runtime it is polled on.
@@ -233,8 +233,8 @@ impl<C: Send + 'static> Future for Get<'_, C> {
 
 /// Where a caller ended up that wanted to get in line.
 enum Lined<C> {
-    /// In line; the slot it brought is its dial's now.
-    At(Place, Option<Slot>),
+    /// In line, or to dial at once.
+    At(Place, Option<Begun>),
     /// Something had come to rest meanwhile.
     Served(Conn<C>),
     Never,
@@ -265,15 +265,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         upkeep::grow_back(shared.partition());
         let now = clock::now();
-        let cell = Arc::new(Cell::new(now, Some(cx.waker().clone())));
-        let waiter = self.waiter(&cell, runtime::of(cx.waker()));
-        match shared.take_or_queue(now, self.wait_timeout, waiter) {
+        let cell = Cell::new(now, Some(cx.waker().clone()));
+        let caller = self.caller(cell, runtime::of(cx.waker()));
+        match shared.take_or_queue(now, self.wait_timeout, &caller) {
             Found::Idle(taken) => match shared.give(taken, now, Some(cx.waker()), self.site) {
                 Ok((conn, stocks)) => Some(self.give(conn, stocks)),
                 Err(missed) => Some(self.begin(missed, cx)),
             },
             Found::Place(place, woken_before) => {
-                self.stage = Stage::Behind(Behind { cell, place, woken_before });
+                self.stage = Stage::Behind(Behind { caller, place, woken_before });
                 // With its waker in the cell, and nothing else to be woken by.
                 let Some(token) = self.token else { return Some(Poll::Pending) };
                 self.look_after_itself().patience.cancel(token);
@@ -294,7 +294,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
 
     fn poll_behind(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         let Stage::Behind(behind) = &self.stage else { unreachable!("BUG: a get behind others") };
-        let Some(entry) = behind.cell.take_if(Grant::is_conn).and_then(Grant::into_conn) else {
+        let Some(entry) = behind.caller.cell.take_if(Grant::is_conn).and_then(Grant::into_conn) else {
             self.look_after_itself();
             return self.poll_slow(cx);
         };
@@ -317,10 +317,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     /// It keeps its time itself from now on.
     #[cold]
     fn look_after_itself(&mut self) -> &mut Slow<'a, C> {
-        if let Stage::Behind(Behind { cell, place, woken_before }) =
+        if let Stage::Behind(Behind { caller, place, woken_before }) =
             std::mem::replace(&mut self.stage, Stage::Idle)
         {
-            let mut slow = Slow::new(cell);
+            let mut slow = Slow::new(caller);
             slow.place = Some(place);
             slow.wait_ends = woken_before;
             self.stage = Stage::Slow(Box::new(slow));
@@ -354,11 +354,11 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let unneeded = slot.as_mut().and_then(|slot| slot.split(slot.weight().saturating_sub(1)));
         drop(unneeded);
         let slot = slot.filter(|slot| slot.weight() > 0);
-        let mut slow = Slow::new(Arc::new(Cell::new(now, None)));
+        let mut slow = Slow::new(self.caller(Cell::new(now, None), here));
         let wait = self.wait_timeout.or(wait_timeout);
         let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
-        let (place, slot) = match self.line_up(&slow.cell, here, slot, rests) {
-            Lined::At(place, slot) => (place, slot),
+        let (place, begun) = match self.line_up(&slow.caller, slot, rests) {
+            Lined::At(place, begun) => (place, begun),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Never => {
                 return Some(Err(GetError::Exhausted { details: refused(), source: shared.last_error() }));
@@ -379,10 +379,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         if let Some(token) = self.token {
             slow.patience.cancel(token);
         }
-        let waits = slot.is_none() && slow.cell.is_waiting();
+        let waits = begun.is_none() && slow.caller.cell.is_waiting();
         self.stage = Stage::Slow(Box::new(slow));
-        if let Some(slot) = slot {
-            self.dial(slot);
+        if let Some(begun) = begun {
+            self.dial(begun);
         } else if waits {
             if self.immediate {
                 return self.give_up(None).map(Err);
@@ -394,31 +394,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         None
     }
 
-    fn waiter(&self, cell: &Arc<Cell<Grant<C>>>, runtime: Option<runtime::Id>) -> Waiter<C> {
-        Waiter {
-            cell: Arc::clone(cell),
-            fresh: self.fresh,
-            runtime,
-            generation: 0,
-            orphaned: false,
-            immediate: self.immediate,
-            patient: self.wait_for_ready,
-            woken_before: Tick::NEVER,
-        }
+    fn caller(&self, cell: Cell<Grant<C>>, runtime: Option<runtime::Id>) -> Arc<Caller<C>> {
+        let Self { fresh, immediate, wait_for_ready: patient, .. } = *self;
+        Arc::new(Caller { cell, wants: Wants { runtime, fresh, patient }, immediate })
     }
 
-    fn line_up(
-        &self,
-        cell: &Arc<Cell<Grant<C>>>,
-        here: Option<runtime::Id>,
-        mut slot: Option<Slot>,
-        mut rests: u32,
-    ) -> Lined<C> {
+    fn line_up(&self, caller: &Arc<Caller<C>>, mut slot: Option<Slot>, mut rests: u32) -> Lined<C> {
         let shared = self.resource.shared();
-        let waiter = self.waiter(cell, here);
         loop {
-            match shared.enqueue(&waiter, slot, rests) {
-                Queued::At(place, slot) => return Lined::At(place, slot),
+            match shared.enqueue(caller, slot, rests) {
+                Queued::At(place, begun) => return Lined::At(place, begun),
                 Queued::Never => return Lined::Never,
                 Queued::Paused(error, brought) => {
                     drop(brought);
@@ -438,11 +423,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Begins the dial that is this get's own.
-    fn dial(&mut self, slot: Slot) {
+    fn dial(&mut self, Begun { slot, mut terms }: Begun) {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
         let runtime = Handle::try_current().ok();
-        let mut terms = shared.begin_dial();
         terms.timeout = self.dial_timeout.or(terms.timeout);
         let home = runtime.as_ref().map(Handle::id);
         let job = Job { slot, initiator: slow.place, terms, home };
@@ -453,17 +437,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         loop {
             let slow = self.slow();
-            let granted = match slow.cell.take() {
-                Some(grant) => Poll::Ready(grant),
-                None => {
+            let granted = match slow.caller.cell.begin_poll() {
+                Ok(grant) => Poll::Ready(grant),
+                Err(waker) => {
                     // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
-                    if let Some((mut attempt, runtime)) = slow.attempt.take() {
-                        drop(slow.cell.take_waker()); // it is looked at next: what is granted until then wakes nobody
-                        if attempt.as_mut().poll(cx).is_pending() {
-                            slow.attempt = Some((attempt, runtime));
-                        }
+                    if let Some((mut attempt, runtime)) = slow.attempt.take()
+                        && attempt.as_mut().poll(cx).is_pending()
+                    {
+                        slow.attempt = Some((attempt, runtime));
                     }
-                    slow.cell.poll(cx)
+                    slow.caller.cell.end_poll(waker, cx)
                 }
             };
             match granted {
@@ -474,7 +457,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                         drop(self.give_up(None));
                         return Poll::Ready(Err(error));
                     }
-                    self.dial(slot);
+                    let shared = self.resource.shared();
+                    upkeep::grow_back(shared.partition());
+                    let begun = shared.begin_dial(slot);
+                    self.dial(begun);
                     continue;
                 }
                 Poll::Ready(Grant::Conn(entry)) => {
@@ -530,10 +516,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         if let Some(former) = slow.attempt.take() {
             go_on(&shared, former);
         }
-        let (cell, began) = (Arc::clone(&slow.cell), slow.cell.since);
-        let (place, slot) = match self.line_up(&cell, runtime::current(), slot, 0) {
+        let (caller, began) = (Arc::clone(&slow.caller), slow.caller.cell.since);
+        let (place, begun) = match self.line_up(&caller, slot, 0) {
             Lined::Served(conn) => return Ok(Some(conn)),
-            Lined::At(place, slot) => (place, slot),
+            Lined::At(place, begun) => (place, begun),
             Lined::Never => {
                 let details = shared.details(Phase::WaitingForSlot, began, false);
                 return Err(GetError::Exhausted { details, source: shared.last_error() });
@@ -549,14 +535,14 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             }
         };
         self.slow().place = Some(place);
-        if let Some(slot) = slot {
-            self.dial(slot);
+        if let Some(begun) = begun {
+            self.dial(begun);
         }
         Ok(None)
     }
 
     fn failed(&mut self, failure: Failure) -> GetError {
-        let began = self.slow().cell.since;
+        let began = self.slow().caller.cell.since;
         let shared = self.resource.shared();
         match failure {
             Failure::Error(source) => {
@@ -601,14 +587,14 @@ impl<'a, C> Get<'a, C> {
     /// Leaves the line; whatever was granted goes to the next. `None` if it was in none.
     fn give_up(&mut self, end: Option<End>) -> Option<GetError> {
         let shared = self.resource.shared();
-        let (cell, place, attempt) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+        let (caller, place, attempt) = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => return None,
-            Stage::Behind(Behind { cell, place, .. }) => (cell, Some(place), None),
-            Stage::Slow(slow) => (slow.cell, slow.place, slow.attempt),
+            Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None),
+            Stage::Slow(slow) => (slow.caller, slow.place, slow.attempt),
         };
-        let began = cell.since;
+        let began = caller.cell.since;
         let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
-        let Left { granted, phase, keep_dial } = shared.leave(place, &cell, runtime);
+        let Left { granted, phase, keep_dial } = shared.leave(place, &caller, runtime);
         let phase = match granted {
             _ if attempt.is_some() => Phase::Dialing,
             // At the last moment, and of no use any more.
@@ -651,9 +637,9 @@ fn go_on<C>(shared: &Shared<C>, (attempt, runtime): (Attempt, Option<Handle>)) {
 }
 
 impl<C> Slow<'_, C> {
-    fn new(cell: Arc<Cell<Grant<C>>>) -> Self {
+    fn new(caller: Arc<Caller<C>>) -> Self {
         Self {
-            cell,
+            caller,
             place: None,
             attempt: None,
             deadline: None,

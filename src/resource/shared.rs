@@ -27,11 +27,11 @@ mod reuse;
 mod state;
 mod tending;
 
-pub(crate) use line::{Left, Queued};
+pub(crate) use line::{Begun, Left, Queued};
 use reuse::Aside;
 pub(crate) use reuse::{Found, Missed};
 
-pub(crate) use state::{Failure, Grant, Published, State, Waiter};
+pub(crate) use state::{Caller, Failure, Grant, Published, State, Waiter, Wants};
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///
@@ -197,7 +197,7 @@ impl<C> Shared<C> {
         let counts = self.ledger().lock().counts(self.partition().account);
         let (address, elapsed) = (self.address.clone(), clock::now().since(since));
         tracing::debug!(%address, %phase, ?elapsed, %counts, timed_out, "get failed");
-        let retry_in = self.state.lock().rare.as_ref().and_then(|rare| rare.pace.pause(clock::now()));
+        let retry_in = self.state.lock().several().and_then(|rare| rare.pace.pause(clock::now()));
         Box::new(GetDetails { address, phase, elapsed, counts, timed_out, retry_in })
     }
 

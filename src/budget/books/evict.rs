@@ -45,7 +45,7 @@ impl Books {
     fn lacks(&self, Lack { account: id, whose }: Lack, coming: usize) -> bool {
         let account = &self.accounts[id];
         let used = account.counts.total();
-        let allowed = self.own_limit(id).saturating_add(coming);
+        let allowed = account.allowed.saturating_add(coming);
         if whose == Whose::All {
             return used > allowed;
         }
@@ -221,7 +221,7 @@ impl Books {
             && self.registered == 0
             && account.parent.is_none()
             && account.children.is_empty()
-            && (1..=account.counts.total()).contains(&self.own_limit(id))
+            && (1..=account.counts.total()).contains(&account.allowed)
             && self.dial_room(id) > 0
     }
 

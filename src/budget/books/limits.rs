@@ -2,9 +2,17 @@
 //! kept for children.
 
 use super::floors::{Share, Stock};
-use super::{Account, AccountId, Books, ROOT};
+use super::{Account, AccountId, Books, Counts, ROOT};
 use crate::budget::slot::Kind;
 use crate::clock::Tick;
+
+impl Account {
+    /// Keeps account of whether it is over its limit, in the number of those that are.
+    fn recheck(&mut self, over: usize) -> usize {
+        let before = std::mem::replace(&mut self.over, self.counts.total() > self.allowed);
+        over + usize::from(self.over) - usize::from(before)
+    }
+}
 
 impl Books {
     pub(crate) fn limit(&self, account: AccountId) -> usize {
@@ -13,14 +21,7 @@ impl Books {
 
     /// Slots that an account, by itself, may have out now.
     pub(in crate::budget) fn own_limit(&self, account: AccountId) -> usize {
-        let limit = self.limit(account);
-        if self.accounts[account].closed {
-            0
-        } else if account == ROOT {
-            self.audit.effective(limit)
-        } else {
-            limit
-        }
+        self.accounts[account].allowed
     }
 
     /// The same, and no more than those above it.
@@ -37,7 +38,7 @@ impl Books {
     /// Slots an account has to give, whatever those above it have.
     pub(super) fn stock(&self, account: AccountId) -> Stock {
         let of = &self.accounts[account];
-        let free = self.own_limit(account).saturating_sub(of.counts.total());
+        let free = of.allowed.saturating_sub(of.counts.total());
         if of.floored == 0 {
             return Stock::without_floors(free);
         }
@@ -93,52 +94,62 @@ impl Books {
 
     pub(crate) fn set_limit(&mut self, account: AccountId, limit: usize) {
         self.accounts[account].limit = limit;
-        self.recheck(account);
+        self.limit_changed(account);
     }
 
     /// A dial found no descriptor, which means that those of the others are all there are.
     pub(in crate::budget) fn ran_out(&mut self, now: Tick) {
         let root = &self.accounts[ROOT];
         self.audit.ran_out(root.limit, root.counts.total().saturating_sub(1), now);
-        self.recheck(ROOT);
+        self.limit_changed(ROOT);
     }
 
     /// Gives back what running out of descriptors took, as far as it is due.
     pub(crate) fn grow(&mut self, now: Tick) {
         if self.audit.grow(self.accounts[ROOT].limit, now) {
-            self.recheck(ROOT);
+            self.limit_changed(ROOT);
         }
     }
 
     /// So many slots are what the rest of the process leaves.
     pub(in crate::budget) fn cap(&mut self, ceiling: usize) {
         if self.audit.leave(ceiling) {
-            self.recheck(ROOT);
+            self.limit_changed(ROOT);
         }
     }
 
     pub(in crate::budget) fn is_lowered(&self) -> bool {
-        self.audit.is_lowered(self.accounts[ROOT].limit)
+        self.lowered
     }
 
     /// Gives all of it back.
     pub(in crate::budget) fn restore(&mut self) {
         self.audit.forget();
-        self.recheck(ROOT);
+        self.limit_changed(ROOT);
     }
 
-    /// Keeps account of whether an account is over its limit, after its limit or its total has changed.
-    pub(super) fn recheck(&mut self, account: AccountId) {
-        let over = self.accounts[account].counts.total() > self.own_limit(account);
-        let before = std::mem::replace(&mut self.accounts[account].over, over);
-        self.over = self.over + usize::from(over) - usize::from(before);
+    /// An account may have more or fewer slots out than before.
+    pub(super) fn limit_changed(&mut self, id: AccountId) {
+        let account = &mut self.accounts[id];
+        account.allowed = match id {
+            _ if account.closed => 0,
+            ROOT => self.audit.effective(account.limit),
+            _ => account.limit,
+        };
+        if id == ROOT {
+            self.lowered = self.audit.is_lowered(account.limit);
+        }
+        self.over = account.recheck(self.over);
     }
 
-    pub(super) fn recheck_above(&mut self, account: AccountId) {
+    /// An account, and so all above it, have more or fewer slots out than before.
+    pub(super) fn total_changed(&mut self, account: AccountId, change: impl Fn(&mut Counts)) {
         let mut next = Some(account);
         while let Some(id) = next {
-            self.recheck(id);
-            next = self.accounts[id].parent;
+            let account = &mut self.accounts[id];
+            change(&mut account.counts);
+            self.over = account.recheck(self.over);
+            next = account.parent;
         }
     }
 

@@ -65,7 +65,7 @@ impl Seat {
     }
 
     /// Whether one who came now would have its turn, with nobody before it.
-    pub(super) fn may_dial_another(&self) -> bool {
+    fn may_dial_another(&self) -> bool {
         self.queue.is_none() && self.demand(1) > 0
     }
 
@@ -143,8 +143,12 @@ impl Books {
     /// What an address has is another number than before: so may be what those who queue there can have.
     #[inline]
     pub(super) fn slots_changed(&mut self, id: SeatId) {
-        let queued = self.seats[id].queue.map_or(0, |queue| self.queues[queue].queued as usize);
-        self.sync(id, queued);
+        let seat = &self.seats[id];
+        match seat.queue {
+            Some(queue) => self.sync(id, self.queues[queue].queued as usize),
+            None if seat.slots.total() == 0 => self.leave(id),
+            None => {}
+        }
     }
 
     /// It has no slots left. Without anybody who queues it has no seat either.
@@ -248,6 +252,11 @@ impl Books {
 
     pub(crate) fn dials_of(&self, seat: SeatId) -> usize {
         self.seats[seat].slots.get(Kind::Dialing)
+    }
+
+    /// Whether one who came now would have its turn here, with nobody before it.
+    pub(crate) fn may_dial_another(&self, seat: SeatId) -> bool {
+        self.seats[seat].may_dial_another()
     }
 
     /// Everybody who has a slot of an account, or of one below it, or waits for one.

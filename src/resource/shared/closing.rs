@@ -27,7 +27,7 @@ impl<C> Shared<C> {
     pub(crate) fn retire(&self) {
         let mut state = self.state.lock();
         (state.closed, state.calm) = (true, false);
-        let dials = state.rare.as_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached));
+        let dials = state.several_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached));
         self.close_all(state);
         dials.iter().for_each(AbortHandle::abort);
     }
@@ -37,12 +37,14 @@ impl<C> Shared<C> {
         let (mut books, mut state) = self.both();
         (state.closed, state.calm) = (true, false);
         // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
-        let tells = |waiter: &Waiter<C>| waiter.cell.is_waiting();
+        let tells = |waiter: &Waiter<C>| waiter.caller.cell.is_waiting();
         let rare = state.rare();
         let waiters = [rare.queued.remove_all(tells), rare.dialing.remove_all(tells)].concat();
         let dials = std::mem::take(&mut rare.detached);
-        let wakers: Vec<_> =
-            waiters.iter().filter_map(|waiter| waiter.cell.grant(Grant::Failed(Failure::Closed))).collect();
+        let wakers: Vec<_> = waiters
+            .iter()
+            .filter_map(|waiter| waiter.caller.cell.grant(Grant::Failed(Failure::Closed)))
+            .collect();
         let idle = state.idle.take_all();
         self.publish(&state);
         self.sync(&mut books, &state);

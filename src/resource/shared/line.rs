@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-use super::{Failure, Grant, Shared, State, Waiter};
+use super::state::Rare;
+use super::{Caller, Failure, Grant, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
-use crate::budget::queue::{Cell, Place};
+use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Slot};
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::dial::SharedLease;
 use crate::error::{DialError, Phase};
 use crate::resource::attempt::Terms;
-use crate::resource::settings::Settings;
 use crate::stats::Event;
 use crate::sync::{MutexGuard, Ordering, ShortMutexGuard};
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
-    /// In line; the slot it brought is now a dial's.
-    At(Place, Option<Slot>),
+    /// In line; with a slot, whether it brought one or there was one, to dial with.
+    At(Place, Option<Begun>),
     /// Something came to rest since it looked: it has to look again, with what it brought.
     LookAgain(Option<Slot>),
     /// The budget's limit is zero.
@@ -34,11 +34,28 @@ pub(crate) enum Queued {
     Closed(Option<Slot>),
 }
 
+/// A slot that is a dial's from now on, and its terms.
+pub(crate) struct Begun {
+    pub(crate) slot: Slot,
+    pub(crate) terms: Terms,
+}
+
 /// What becomes of the slot that a caller brought.
 enum Brought {
     Nothing,
+    /// It brought none, but there was one.
+    AtOnce(Slot),
     Dials(Slot),
     GoesBack(Slot),
+}
+
+/// What a dial that succeeded leaves to be done after the locks.
+struct Dialled<C> {
+    waker: Option<Waker>,
+    /// Nobody here wanted its connection.
+    left: Option<Box<Entry<C>>>,
+    /// The error of a dial before it.
+    former: Option<DialError>,
 }
 
 /// How a caller left the line.
@@ -56,7 +73,7 @@ impl<C> Shared<C> {
     pub(crate) fn leave(
         &self,
         place: Option<Place>,
-        cell: &Cell<Grant<C>>,
+        caller: &Caller<C>,
         runtime: Option<runtime::Id>,
     ) -> Left<C> {
         let (mut books, mut state) = self.both();
@@ -74,14 +91,14 @@ impl<C> Shared<C> {
             place.and_then(|place| state.rare().dialing.remove(place));
             Phase::Dialing
         };
-        let like = |waiter: &Waiter<C>| waiter.runtime == runtime;
+        let like = |waiter: &Waiter<C>| waiter.wants.runtime == runtime;
         let rare = state.rare();
         let keep_dial = rare.queued.iter().any(|(_, waiter)| like(waiter))
             || rare.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter));
         drop(state);
         self.ledger().settle(books);
         // Nobody grants to a cell that is in no line.
-        Left { granted: cell.leave(), phase, keep_dial }
+        Left { granted: caller.cell.leave(), phase, keep_dial }
     }
 
     /// Passes on what was granted to a caller that left.
@@ -96,20 +113,15 @@ impl<C> Shared<C> {
     /// Whether a caller waits for a slot or for its address, and not for a dial.
     pub(crate) fn is_queued(&self, place: Option<Place>) -> bool {
         let state = self.state.lock();
-        let queued = state.rare.as_ref().map(|rare| &rare.queued);
+        let queued = state.several().map(|rare| &rare.queued);
         place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
 
-    /// A dial begins, which is counted: on what terms, if nobody says otherwise.
-    pub(crate) fn begin_dial(&self) -> Terms {
-        let terms = {
-            let mut state = self.state.lock();
-            state.tally.add(Event::Dial, 1);
-            let Settings { dial_timeout: timeout, max_lifetime, .. } = *state.settings;
-            Terms { generation: state.generation, timeout, max_lifetime }
-        };
+    /// A dial begins with this slot, which is counted.
+    pub(crate) fn begin_dial(&self, slot: Slot) -> Begun {
+        let terms = self.state.lock().begin_dial();
         self.partition().count(Event::Dial, 1);
-        terms
+        Begun { slot, terms }
     }
 
     /// Why the address pauses.
@@ -126,23 +138,16 @@ impl<C> Shared<C> {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.state.lock();
-        let waiter = if state.closed { None } else { self.next_for(&mut books, &mut state, &entry) };
-        let (waker, left) = match waiter {
-            Some(waiter) => (waiter.cell.grant(Grant::Conn(entry)), None),
-            None => (None, Some(entry)),
+        let alone = if state.closed { None } else { state.take_alone(initiator, &entry) };
+        let Dialled { waker, left, former } = match alone {
+            Some(caller) => {
+                Dialled { waker: caller.cell.grant(Grant::Conn(entry)), left: None, former: None }
+            }
+            None => self.dialled_for_several(&mut books, &mut state, initiator, entry),
         };
-        let (rare, limits) = state.rare_and_limits();
-        let former = rare.last_error.take();
-        if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
-            waiter.orphaned = true;
-        }
-        rare.note_move();
-        rare.pace.succeeded(limits, left.is_none());
-        rare.requeue_stranded(self.dials(&books));
         // It is about to be put, as a rule.
         let is_over = state.closed || self.is_crowded(&books, &mut state);
         let spent = if is_over { None } else { self.calm_down(&mut books, &mut state) };
-        self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
         if let Some(waker) = waker {
@@ -152,6 +157,30 @@ impl<C> Shared<C> {
         if let Some(entry) = left {
             Self::rest(entry, true);
         }
+    }
+
+    fn dialled_for_several(
+        &self,
+        books: &mut Books,
+        state: &mut State<C>,
+        initiator: Option<Place>,
+        entry: Box<Entry<C>>,
+    ) -> Dialled<C> {
+        let waiter = if state.closed { None } else { self.next_for(books, state, &entry) };
+        let (waker, left) = match waiter {
+            Some(waiter) => (waiter.caller.cell.grant(Grant::Conn(entry)), None),
+            None => (None, Some(entry)),
+        };
+        let (rare, limits) = state.rare_and_limits();
+        let former = rare.last_error.take();
+        if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
+            waiter.orphaned = true;
+        }
+        rare.note_move();
+        rare.pace.succeeded(limits, left.is_none());
+        rare.requeue_stranded(self.dials(books));
+        self.sync(books, state);
+        Dialled { waker, left, former }
     }
 
     /// A dial failed: its initiator is told if it still waits; else the oldest who waits for a dial, if fewer dials
@@ -172,7 +201,7 @@ impl<C> Shared<C> {
         let (rare, limits) = state.rare_and_limits();
         // Without pauses there is nothing to wait for.
         let pauses = !limits.pause.is_zero();
-        let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.patient;
+        let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.wants.patient;
         let former = match &failure {
             Failure::Error(error) => rare.last_error.replace(error.clone()),
             Failure::Timeout | Failure::Paused(_) | Failure::Closed => None,
@@ -191,13 +220,13 @@ impl<C> Shared<C> {
         }
         let mut wakers = Vec::new();
         if let Some((_, waiter)) = waiter {
-            wakers.extend(waiter.cell.grant(Grant::Failed(failure)));
+            wakers.extend(waiter.caller.cell.grant(Grant::Failed(failure)));
         }
         let pauses = rare.pace.pause_end().is_some();
         if pauses && !self.has_connections(&books) {
             let error = rare.failure();
             for waiter in rare.queued.remove_all(tells) {
-                wakers.extend(waiter.cell.grant(Grant::Failed(Failure::Paused(error.clone()))));
+                wakers.extend(waiter.caller.cell.grant(Grant::Failed(Failure::Paused(error.clone()))));
             }
         }
         self.sync(&mut books, &state);
@@ -264,8 +293,8 @@ impl<C> Shared<C> {
             let mut state = self.state.lock();
             let rare = state.rare();
             rare.hastened_on.retain(|other| *other != runtime);
-            let theirs = rare.queued.iter().filter(|(_, waiter)| waiter.runtime == Some(runtime));
-            theirs.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect()
+            let theirs = rare.queued.iter().filter(|(_, waiter)| waiter.wants.runtime == Some(runtime));
+            theirs.filter_map(|(_, waiter)| waiter.caller.cell.take_waker()).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -275,14 +304,14 @@ impl<C> Shared<C> {
     pub(crate) fn hasten(&self, span: Duration, soon: Duration, runtime: runtime::Id) -> bool {
         let (mut books, mut state) = self.both();
         let (rare, limits) = state.rare_and_limits();
-        if !rare.queued.iter().any(|(_, waiter)| waiter.runtime == Some(runtime)) {
+        if !rare.queued.iter().any(|(_, waiter)| waiter.wants.runtime == Some(runtime)) {
             rare.hastened_on.retain(|other| *other != runtime);
             return false;
         }
         let now = clock::now();
         let wakes = |waiter: &Waiter<C>| waiter.woken_before.since(now) <= soon;
         let waiters = rare.queued.iter().filter(|(_, waiter)| wakes(waiter));
-        let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.cell.take_waker()).collect();
+        let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.caller.cell.take_waker()).collect();
         let dials = self.dials(&books);
         // The clock is a tick or two behind the timer.
         let stalled = now.since(rare.moved) >= span - span / 8;
@@ -352,24 +381,29 @@ impl<C: Send + 'static> Shared<C> {
     /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
     ///
     /// If nobody else waits and all it lacks is the slot of something idle, it brings that.
-    pub(crate) fn enqueue(self: &Arc<Self>, waiter: &Waiter<C>, brought: Option<Slot>, rests: u32) -> Queued {
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        caller: &Arc<Caller<C>>,
+        brought: Option<Slot>,
+        rests: u32,
+    ) -> Queued {
         let (mut books, mut state) = self.both();
         let (mut brought, mut spared) = (brought, None);
-        if brought.is_none() && self.lacks_a_slot(&books, &state, waiter, rests) {
+        if brought.is_none() && self.lacks_a_slot(&books, &state, caller, rests) {
             drop(state); // the search looks at others
             if let Some((victim, slot)) = books.spare(self.partition().account) {
                 (brought, spared) = (slot, Some(victim));
             }
             state = self.state.lock();
         }
-        let (queued, unused) = self.line_up(books, state, waiter, brought, rests);
+        let (queued, unused) = self.line_up(books, state, caller, brought, rests);
         let Some(victim) = spared else { return queued };
         self.ledger().close_spared(victim);
         drop(unused);
         match queued {
             // Served by what came back meanwhile.
-            Queued::At(place, Some(slot)) if !waiter.cell.is_waiting() => {
-                drop(slot);
+            Queued::At(place, Some(begun)) if !caller.cell.is_waiting() => {
+                drop(begun);
                 Queued::At(place, None)
             }
             queued => queued,
@@ -381,65 +415,70 @@ impl<C: Send + 'static> Shared<C> {
         self: &Arc<Self>,
         mut books: MutexGuard<'_, Books>,
         mut state: ShortMutexGuard<'_, State<C>>,
-        waiter: &Waiter<C>,
+        caller: &Arc<Caller<C>>,
         brought: Option<Slot>,
         rests: u32,
     ) -> (Queued, Option<Slot>) {
         if state.closed || books.is_closed(self.partition().account) {
             return (Queued::Closed(brought), None);
         }
-        if state.rests != rests && !waiter.fresh {
+        if state.idle.rests != rests && !caller.wants.fresh {
             return (Queued::LookAgain(brought), None);
         }
-        if brought.is_none() && books.attainable(self.partition().account) == 0 {
+        let account = self.partition().account;
+        let at_once = brought.is_none() && books.has_slot_at_once(account);
+        if brought.is_none() && !at_once && books.attainable(account) == 0 {
             return (Queued::Never, None);
         }
-        let now = clock::now();
-        let (rare, limits) = state.rare_and_limits();
-        rare.pace.probe(now);
-        if rare.pace.pause(now).is_some() && !waiter.patient && !self.has_connections(&books) {
-            let first = rare.pace.pause_end().is_none() && rare.queued.is_empty() && self.dials(&books) == 0;
-            if !first {
-                return (Queued::Paused(rare.failure(), brought), None);
-            }
+        if let Some((rare, _)) = state.rare_if_any()
+            && let Some(error) = self.pauses_for(&books, rare, caller)
+        {
+            return (Queued::Paused(error, brought), None);
         }
         let seat = books.be_seated(self);
-        if rare.queued.is_empty() && rare.dialing.is_empty() {
-            rare.pace.begin(limits);
+        let dials = books.dials_of(seat);
+        if !state.is_deserted() || caller.immediate && dials > 0 {
+            let (rare, limits) = state.rare_and_limits();
+            if rare.queued.is_empty() && rare.dialing.is_empty() {
+                rare.pace.begin(limits);
+            }
+            if caller.immediate {
+                rare.pace.urge(dials);
+            }
         }
-        if waiter.immediate {
-            rare.pace.urge(books.dials_of(seat));
-        }
-        let (place, may_dial) = (rare.next_place(), rare.pace.allowed(limits));
-        self.set_may_dial(may_dial);
+        self.set_may_dial(state.may_dial());
         state.calm = false;
         // One that wants none of the idle ones needs their room if the address has no other.
-        let surplus = match waiter.fresh && books.slots_of(seat) >= self.max_conns() {
-            true => state.idle.take_oldest(),
-            false => None,
-        };
-        self.publish(&state);
+        let mut surplus = None;
+        if caller.wants.fresh && books.slots_of(seat) >= self.max_conns() {
+            surplus = state.idle.take_oldest();
+            self.publish(&state);
+        }
         let brought = match brought {
             Some(slot) if self.may_dial_with(&books, &state, seat, &slot) => Brought::Dials(slot),
             // It waits as any other; the slot is not kept from the others meanwhile.
             Some(slot) => Brought::GoesBack(slot),
-            None => books.slot_at_once(self.partition(), seat).map_or(Brought::Nothing, Brought::Dials),
+            None if at_once && books.may_dial_another(seat) => {
+                Brought::AtOnce(books.take_slot(self.partition(), seat))
+            }
+            None => Brought::Nothing,
         };
-        let waiter = Waiter { generation: state.generation, ..waiter.clone() };
-        match &brought {
-            Brought::Dials(_) => state.rare().dialing.insert(place, waiter),
+        let (place, terms) = match &brought {
+            Brought::AtOnce(_) | Brought::Dials(_) => (state.awaits_dial(caller), Some(state.begin_dial())),
             Brought::GoesBack(_) | Brought::Nothing => {
-                state.rare().queued.insert(place, waiter);
+                let place = state.awaits_slot(caller);
                 self.note_queue(true);
                 books.sync(seat, state.queued());
+                (place, None)
             }
-        }
+        };
         drop(state); // the slot may leave another address, whose lock that takes
         let (slot, unused) = match brought {
             Brought::Dials(mut slot) => {
                 books.reassign(&mut slot, Some(seat), Kind::Dialing);
                 (Some(slot), None)
             }
+            Brought::AtOnce(slot) => (Some(slot), None),
             Brought::GoesBack(slot) => (None, Some(slot)),
             Brought::Nothing => (None, None),
         };
@@ -447,16 +486,32 @@ impl<C: Send + 'static> Shared<C> {
         if let Some(entry) = surplus {
             entry.discard(Event::Retired);
         }
-        (Queued::At(place, slot), unused)
+        let begun = slot.zip(terms).map(|(slot, terms)| Begun { slot, terms });
+        if begun.is_some() {
+            self.partition().count(Event::Dial, 1);
+        }
+        (Queued::At(place, begun), unused)
+    }
+
+    /// Whether the address pauses, and one who comes now has nothing to wait for: with the last dial's error.
+    fn pauses_for(&self, books: &Books, rare: &mut Rare<C>, caller: &Caller<C>) -> Option<DialError> {
+        let now = clock::now();
+        rare.pace.probe(now);
+        rare.pace.pause(now)?;
+        if caller.wants.patient || self.has_connections(books) {
+            return None;
+        }
+        let first = rare.pace.pause_end().is_none() && rare.queued.is_empty() && self.dials(books) == 0;
+        (!first).then(|| rare.failure())
     }
 
     /// Whether one who gets in line now could dial at once if it had a slot, and may have that of something idle. Not
     /// while this thread evicts: what is called there is seen to afterwards.
-    fn lacks_a_slot(&self, books: &Books, state: &State<C>, waiter: &Waiter<C>, rests: u32) -> bool {
+    fn lacks_a_slot(&self, books: &Books, state: &State<C>, caller: &Caller<C>, rests: u32) -> bool {
         let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
-        state.rare.is_none()
+        state.is_deserted()
             && !state.closed
-            && (state.rests == rests || waiter.fresh)
+            && (state.idle.rests == rests || caller.wants.fresh)
             && slots < self.max_conns()
             && books.lacks_a_slot(self.partition().account)
             && !self.ledger().is_settling()

@@ -39,10 +39,10 @@ impl<C: Send + 'static> Member for Shared<C> {
 
     fn serve(&self, slot: Slot) -> Result<(Option<Waker>, usize), Slot> {
         let mut state = self.state.lock();
-        let rare = state.rare();
+        let Some(rare) = state.several_mut() else { return Err(slot) };
         let Some((place, waiter)) = rare.queued.pop_front() else { return Err(slot) };
         rare.dialing.insert(place, waiter.clone());
-        Ok((waiter.cell.grant(Grant::Slot(slot)), rare.queued.len()))
+        Ok((waiter.caller.cell.grant(Grant::Slot(slot)), rare.queued.len()))
     }
 
     fn queued(&self) -> usize {
@@ -51,7 +51,7 @@ impl<C: Send + 'static> Member for Shared<C> {
 
     fn dial_ended(&self, dials: usize) -> Option<usize> {
         let mut state = self.state.lock();
-        let rare = state.rare();
+        let rare = state.several_mut()?;
         rare.requeue_stranded(dials).then(|| rare.queued.len())
     }
 
@@ -59,7 +59,7 @@ impl<C: Send + 'static> Member for Shared<C> {
         let spent = {
             let mut state = self.state.lock();
             (state.warm, state.calm) = (false, false);
-            state.take_spent()
+            self.take_spent(&mut state)
         };
         drop(spent);
     }
@@ -95,8 +95,7 @@ impl<C: Send + 'static> Member for Shared<C> {
 
     fn waits(&self) -> Vec<(Tick, Option<task::Id>)> {
         let state = self.state.lock();
-        let lines = state.rare.iter().flat_map(|rare| rare.queued.iter().chain(rare.dialing.iter()));
-        lines.map(|(_, waiter)| (waiter.cell.since, waiter.cell.task)).collect()
+        state.callers().map(|caller| (caller.cell.since, caller.cell.task)).collect()
     }
 
     fn last_error(&self) -> Option<DialError> {

@@ -72,12 +72,11 @@ impl<C> Shared<C> {
     /// makes no difference to the books: nobody else wants its slot, and others stay in the queue.
     fn hand_over_here(state: &mut State<C>, entry: Box<Entry<C>>) -> Result<Option<Waker>, Box<Entry<C>>> {
         let this = &*entry.shared;
-        let State { rare: Some(rare), settings, closed: false, crowded: false, generation, .. } = state
-        else {
+        if state.closed || state.crowded || state.generation != entry.record.generation {
             return Err(entry);
-        };
-        let ours = *generation == entry.record.generation
-            && rare.pace.is_at_first(&settings.dialing)
+        }
+        let Some((rare, limits)) = state.rare_if_any() else { return Err(entry) };
+        let ours = rare.pace.is_at_first(limits)
             && !entry.is_gone()
             && !this.ledger().is_pressed_by_others(&this.seating);
         let waiter = match rare.first_for(&entry).filter(|_| ours) {
@@ -87,7 +86,7 @@ impl<C> Shared<C> {
         };
         let Some(waiter) = waiter else { return Err(entry) };
         this.state.published.count_reuse(u64::from(entry.is_reused()));
-        Ok(waiter.cell.grant(Grant::Conn(entry)))
+        Ok(waiter.caller.cell.grant(Grant::Conn(entry)))
     }
 
     #[cold]
@@ -158,7 +157,7 @@ impl<C> Shared<C> {
                 rare.pace.came_back(limits);
                 self.sync(books, state);
             }
-            return Fate::Served(entry.take().and_then(|entry| waiter.cell.grant(Grant::Conn(entry))));
+            return Fate::Served(entry.take().and_then(|entry| waiter.caller.cell.grant(Grant::Conn(entry))));
         }
         if state.queued() > 0 {
             // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
@@ -184,7 +183,7 @@ impl<C> Shared<C> {
         state: &mut State<C>,
         entry: &Entry<C>,
     ) -> Option<Waiter<C>> {
-        let rare = state.rare.as_mut()?;
+        let (rare, _) = state.rare_if_any()?;
         match rare.first_for(entry)? {
             Next::Dialing(place) => rare.dialing.remove(place),
             Next::Queued(place) => {
@@ -205,6 +204,13 @@ impl<C> Shared<C> {
             books.heat(&self.seating);
         }
         state.calm = state.queued() + state.dialing() == 0;
-        state.take_spent()
+        self.take_spent(state)
+    }
+
+    /// Takes out what is not needed until several are in line again, to be dropped after the lock.
+    pub(super) fn take_spent(&self, state: &mut State<C>) -> Option<Box<Rare<C>>> {
+        let spent = state.take_spent()?;
+        self.set_may_dial(state.may_dial());
+        Some(spent)
     }
 }

@@ -1,10 +1,11 @@
 //! Idle connections given out: the newest that is fit; or, where others queue, a place behind them, in the same lock. Those
 //! that are unfit are closed on the way, or set aside where somebody else may take them.
 
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Published, Shared, State, Waiter};
+use super::{Caller, Published, Shared, State, Waiter};
 use crate::budget::Site;
 use crate::budget::queue::Place;
 use crate::budget::slot::{Lease, Slot};
@@ -92,7 +93,7 @@ impl<C> State<C> {
 impl<C> State<C> {
     fn missed(&self) -> Missed {
         let Settings { min_idle, wait_timeout, .. } = *self.settings;
-        Missed { rests: self.rests, stocks: min_idle > 0, wait_timeout }
+        Missed { rests: self.idle.rests, stocks: min_idle > 0, wait_timeout }
     }
 }
 
@@ -157,29 +158,33 @@ impl<C> Shared<C> {
 
     /// For a caller that comes where others queue: what is idle, or a place behind them, if all that can be done for them
     /// has been done: then there is nothing to be done for this one either, and the books need not know of it.
-    pub(crate) fn take_or_queue(&self, now: Tick, wait: Option<Duration>, mut waiter: Waiter<C>) -> Found<C> {
+    pub(crate) fn take_or_queue(
+        &self,
+        now: Tick,
+        wait: Option<Duration>,
+        caller: &Arc<Caller<C>>,
+    ) -> Found<C> {
         let mut state = self.state.lock();
         state.touch(self.state.published, now);
         if let Some(taken) = state.take_newest(self.state.published) {
             return Found::Idle(taken);
         }
         state.publish(self.state.published);
-        let State { rare: Some(rare), closed: false, settings, generation, .. } = &mut *state else {
-            return Found::Nothing;
-        };
-        let wait = wait.or(settings.wait_timeout);
+        let wait = wait.or(state.settings.wait_timeout);
+        let (closed, generation) = (state.closed, state.generation);
+        let Some(rare) = state.several() else { return Found::Nothing };
         let behind = wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT)
+            && !closed
             && !rare.queued.is_empty()
-            && waiter.runtime.is_some_and(|runtime| rare.hastened_on.contains(&runtime))
+            && caller.wants.runtime.is_some_and(|runtime| rare.hastened_on.contains(&runtime))
             && rare.pace.is_well()
             && !self.ledger().is_unsettled();
         if !behind {
             return Found::Nothing;
         }
-        waiter.generation = *generation;
-        waiter.woken_before = wait.map_or(Tick::NEVER, |wait| now.after(wait));
-        let (place, end) = (rare.next_place(), waiter.woken_before);
-        rare.queued.insert(place, waiter);
+        let end = wait.map_or(Tick::NEVER, |wait| now.after(wait));
+        let (place, waiter) = (state.next_place(), Waiter::new(caller, generation));
+        state.rare().queued.insert(place, Waiter { woken_before: end, ..waiter });
         self.state.published.count_wait();
         Found::Place(place, end)
     }

@@ -13,11 +13,12 @@ use crate::budget::victim::Hint;
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::error::DialError;
+use crate::resource::attempt::Terms;
 use crate::resource::freelist::Freelist;
 use crate::resource::history::History;
 use crate::resource::pace::{Limits, Pace};
 use crate::resource::settings::Settings;
-use crate::stats::AddressTally;
+use crate::stats::{AddressTally, Event};
 use crate::sync::{AtomicU64, Ordering};
 
 /// What an address lets others know of itself: written under its lock, read without.
@@ -58,8 +59,6 @@ pub(crate) struct State<C> {
     pub(super) idle: Freelist<Box<Entry<C>>>,
     pub(in crate::resource) settings: Arc<Settings>,
     pub(super) generation: u32,
-    /// How often something has come to rest, so that a search of the idle ones knows whether it missed any.
-    pub(super) rests: u32,
     /// Nothing here bars what is put from coming to rest: nobody is in line, the books know of it, it is not closed.
     /// Whoever changes that takes it back; a put that finds it taken back looks for itself.
     pub(super) calm: bool,
@@ -77,7 +76,22 @@ pub(crate) struct State<C> {
     /// When the keeper comes to see whose time is over, if that is to come.
     pub(super) due: Tick,
     pub(super) tally: AddressTally,
-    pub(super) rare: Option<Box<Rare<C>>>,
+    /// Of the last caller who got in line. Goes on for as long as the address lives: one who was served, and does not know
+    /// yet, must not be taken for another.
+    last_place: Place,
+    callers: Callers<C>,
+}
+
+/// Who is in line at an address.
+#[derive(Default)]
+enum Callers<C> {
+    /// As a rule. Can become Alone or Several.
+    #[default]
+    Nobody,
+    /// The one who got in line last waits for its own dial, and all is well. Can become Nobody or Several.
+    Alone { caller: Arc<Caller<C>>, generation: u32 },
+    /// Nobody, too, while there is something to be kept. Can become Nobody.
+    Several(Box<Rare<C>>),
 }
 
 impl<C> Default for State<C> {
@@ -92,7 +106,6 @@ pub(crate) struct Rare<C> {
     pub(super) dialing: Line<Waiter<C>>,
     /// Callers that wait for a slot, or for their address.
     pub(super) queued: Line<Waiter<C>>,
-    pub(super) last_place: Place,
     pub(super) pace: Pace,
     /// Runtimes on which somebody sees to it that the address is probed. Each its own: one may not be driven.
     pub(super) probed_on: Vec<runtime::Id>,
@@ -105,37 +118,62 @@ pub(crate) struct Rare<C> {
     pub(super) last_error: Option<DialError>,
 }
 
+/// A caller of `get`, as it and those who serve it know it.
+pub(crate) struct Caller<C> {
+    pub(crate) cell: Cell<Grant<C>>,
+    pub(crate) wants: Wants,
+    /// Does not wait to be served.
+    pub(crate) immediate: bool,
+}
+
+/// What is of use to a caller.
+#[derive(Clone, Copy)]
+pub(crate) struct Wants {
+    pub(crate) runtime: Option<runtime::Id>,
+    /// None that has served before.
+    pub(crate) fresh: bool,
+    /// Nothing less than that the address is well.
+    pub(crate) patient: bool,
+}
+
 /// A caller of `get` in line.
 pub(crate) struct Waiter<C> {
-    pub(crate) cell: Arc<Cell<Grant<C>>>,
-    /// Takes none that has served before.
-    pub(crate) fresh: bool,
-    pub(crate) runtime: Option<runtime::Id>,
+    pub(crate) caller: Arc<Caller<C>>,
+    /// The caller's: so whoever looks for one to serve need not wait for the memory of others.
+    pub(crate) wants: Wants,
     /// The resource's when it got in line: it wants none that is older.
     pub(crate) generation: u32,
     /// Its own dial has ended, for the good of another caller; it counts on that one's.
     pub(crate) orphaned: bool,
-    /// Does not wait to be served.
-    pub(crate) immediate: bool,
-    /// Waits until the address is well.
-    pub(crate) patient: bool,
     /// Has no timer while it queues here: it is woken some time before. `NEVER`: it has one, or needs none.
     pub(crate) woken_before: Tick,
 }
 
 impl<C> Waiter<C> {
+    /// One that gets in line.
+    pub(super) fn new(caller: &Arc<Caller<C>>, generation: u32) -> Self {
+        let (caller, wants) = (Arc::clone(caller), caller.wants);
+        Self { caller, wants, generation, orphaned: false, woken_before: Tick::NEVER }
+    }
+
     /// Whether a connection is of use to this caller.
     pub(super) fn can_use(&self, entry: &Entry<C>) -> bool {
+        self.wants.includes(entry, self.generation)
+    }
+}
+
+impl Wants {
+    fn includes<C>(self, entry: &Entry<C>, generation: u32) -> bool {
         let known = entry.runtime.is_none() || entry.runtime == self.runtime;
         // Generations wrap.
-        let young = entry.record.generation.wrapping_sub(self.generation) as i32 >= 0;
+        let young = entry.record.generation.wrapping_sub(generation) as i32 >= 0;
         known && young && !(self.fresh && entry.is_reused())
     }
 }
 
 impl<C> Clone for Waiter<C> {
     fn clone(&self) -> Self {
-        Self { cell: Arc::clone(&self.cell), ..*self }
+        Self { caller: Arc::clone(&self.caller), ..*self }
     }
 }
 
@@ -151,7 +189,6 @@ impl<C> State<C> {
             idle: Freelist::default(),
             settings,
             generation: 0,
-            rests: 0,
             calm: false,
             warm: false,
             crowded: false,
@@ -160,7 +197,8 @@ impl<C> State<C> {
             closed_before: 0,
             due: Tick::NEVER,
             tally: AddressTally::default(),
-            rare: None,
+            last_place: 0,
+            callers: Callers::Nobody,
         }
     }
 
@@ -170,16 +208,120 @@ impl<C> State<C> {
 
     pub(super) fn rare_and_limits(&mut self) -> (&mut Rare<C>, &Limits) {
         let limits = &self.settings.dialing;
-        (self.rare.get_or_insert_with(|| Box::new(Rare::new(limits))), limits)
+        let rare = match &mut self.callers {
+            Callers::Several(rare) => rare,
+            callers => {
+                let mut rare = Box::new(Rare::new(limits));
+                if let Callers::Alone { caller, generation } = callers {
+                    rare.dialing.insert(self.last_place, Waiter::new(caller, *generation));
+                }
+                *callers = Callers::Several(rare);
+                let Callers::Several(rare) = callers else { unreachable!("BUG: it has just become that") };
+                rare
+            }
+        };
+        (rare, limits)
+    }
+
+    /// The same, if anybody is in line, or something is kept of those who were.
+    pub(super) fn rare_if_any(&mut self) -> Option<(&mut Rare<C>, &Limits)> {
+        (!self.is_deserted()).then(|| self.rare_and_limits())
+    }
+
+    /// What is kept where more than one has been in line, or it went badly.
+    pub(super) fn several(&self) -> Option<&Rare<C>> {
+        match &self.callers {
+            Callers::Several(rare) => Some(rare),
+            Callers::Nobody | Callers::Alone { .. } => None,
+        }
+    }
+
+    pub(super) fn several_mut(&mut self) -> Option<&mut Rare<C>> {
+        match &mut self.callers {
+            Callers::Several(rare) => Some(rare),
+            Callers::Nobody | Callers::Alone { .. } => None,
+        }
+    }
+
+    /// Nobody is in line, and nothing is kept of those who were.
+    pub(super) fn is_deserted(&self) -> bool {
+        matches!(self.callers, Callers::Nobody)
+    }
+
+    pub(super) fn next_place(&mut self) -> Place {
+        self.last_place += 1;
+        self.last_place
+    }
+
+    /// Gets in line for a dial of its own, which is about to begin.
+    pub(super) fn awaits_dial(&mut self, caller: &Arc<Caller<C>>) -> Place {
+        if self.is_deserted() {
+            self.callers = Callers::Alone { caller: Arc::clone(caller), generation: self.generation };
+            return self.next_place();
+        }
+        let waiter = Waiter::new(caller, self.generation);
+        self.rare(); // whoever is alone there keeps its place
+        let place = self.next_place();
+        self.rare().dialing.insert(place, waiter);
+        place
+    }
+
+    /// Gets in line for a slot, or for the address.
+    pub(super) fn awaits_slot(&mut self, caller: &Arc<Caller<C>>) -> Place {
+        let waiter = Waiter::new(caller, self.generation);
+        self.rare();
+        let place = self.next_place();
+        self.rare().queued.insert(place, waiter);
+        place
+    }
+
+    /// A dial begins, and is counted here: on what terms, if nobody says otherwise.
+    pub(super) fn begin_dial(&mut self) -> Terms {
+        self.tally.add(Event::Dial, 1);
+        let Settings { dial_timeout: timeout, max_lifetime, .. } = *self.settings;
+        Terms { generation: self.generation, timeout, max_lifetime }
+    }
+
+    /// Takes the one out of the line who is alone there, for what its own dial has made.
+    pub(super) fn take_alone(
+        &mut self,
+        initiator: Option<Place>,
+        entry: &Entry<C>,
+    ) -> Option<Arc<Caller<C>>> {
+        match std::mem::take(&mut self.callers) {
+            Callers::Alone { caller, generation }
+                if initiator == Some(self.last_place) && caller.wants.includes(entry, generation) =>
+            {
+                Some(caller)
+            }
+            others => {
+                self.callers = others;
+                None
+            }
+        }
     }
 
     /// Nobody queues, if nobody is here.
     pub(super) fn queued(&self) -> usize {
-        self.rare.as_ref().map_or(0, |rare| rare.queued.len())
+        self.several().map_or(0, |rare| rare.queued.len())
     }
 
     pub(super) fn dialing(&self) -> usize {
-        self.rare.as_ref().map_or(0, |rare| rare.dialing.len())
+        match &self.callers {
+            Callers::Nobody => 0,
+            Callers::Alone { .. } => 1,
+            Callers::Several(rare) => rare.dialing.len(),
+        }
+    }
+
+    /// Everybody in line.
+    pub(super) fn callers(&self) -> impl Iterator<Item = &Caller<C>> {
+        let alone = match &self.callers {
+            Callers::Alone { caller, .. } => Some(&**caller),
+            Callers::Nobody | Callers::Several(_) => None,
+        };
+        let lines = self.several().into_iter().flat_map(|rare| rare.queued.iter().chain(rare.dialing.iter()));
+        alone.into_iter().chain(lines.map(|(_, waiter)| &*waiter.caller))
     }
 
     /// Tells the books' searches what is here. Every change of the idle ones ends with it.
@@ -212,7 +354,7 @@ impl<C> State<C> {
     #[inline]
     pub(super) fn put(&mut self, entry: Box<Entry<C>>, published: &Published, news: bool) {
         self.tended = true;
-        self.rests = self.rests.wrapping_add(u32::from(news));
+        self.idle.rests = self.idle.rests.wrapping_add(u32::from(news));
         self.idle.put(entry);
         self.publish(published);
     }
@@ -220,16 +362,22 @@ impl<C> State<C> {
     /// How many dials may be under way.
     pub(super) fn may_dial(&self) -> usize {
         let limits = &self.settings.dialing;
-        self.rare.as_ref().map_or_else(|| Pace::new(limits).allowed(limits), |rare| rare.pace.allowed(limits))
+        self.several().map_or_else(|| Pace::new(limits).allowed(limits), |rare| rare.pace.allowed(limits))
     }
 
     pub(super) fn last_error(&self) -> Option<DialError> {
-        self.rare.as_ref()?.last_error.clone()
+        self.several()?.last_error.clone()
     }
 
     /// Takes out what is not needed until somebody dials or waits again, to be dropped after the lock.
     pub(super) fn take_spent(&mut self) -> Option<Box<Rare<C>>> {
-        self.rare.take_if(|rare| rare.is_spent())
+        match std::mem::take(&mut self.callers) {
+            Callers::Several(rare) if rare.is_spent() => Some(rare),
+            others => {
+                self.callers = others;
+                None
+            }
+        }
     }
 }
 
@@ -238,7 +386,6 @@ impl<C> Rare<C> {
         Self {
             dialing: Line::new(),
             queued: Line::new(),
-            last_place: 0,
             pace: Pace::new(limits),
             probed_on: Vec::new(),
             hastened_on: Vec::new(),
@@ -263,7 +410,7 @@ impl<C> Rare<C> {
     /// it does not know of yet.
     pub(super) fn first_for(&self, entry: &Entry<C>) -> Option<Next> {
         let queued = self.queued.iter().find(|(_, waiter)| waiter.can_use(entry)).map(|(at, _)| *at);
-        let may_take = |waiter: &Waiter<C>| waiter.can_use(entry) && waiter.cell.is_waiting();
+        let may_take = |waiter: &Waiter<C>| waiter.can_use(entry) && waiter.caller.cell.is_waiting();
         let dialing = self.dialing.iter().find(|(_, waiter)| may_take(waiter)).map(|(at, _)| *at);
         match (dialing, queued) {
             (Some(dialing), Some(queued)) if queued < dialing => Some(Next::Queued(queued)),
@@ -311,11 +458,6 @@ impl<C> Rare<C> {
         if !self.hastened_on.is_empty() {
             self.moved = clock::now();
         }
-    }
-
-    pub(super) fn next_place(&mut self) -> Place {
-        self.last_place += 1;
-        self.last_place
     }
 
     /// Why the address pauses.
