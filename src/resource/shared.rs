@@ -1,5 +1,5 @@
-//! One address: what it keeps is in [`mod@state`], how connections are given out and back in [`reuse`] and [`rest`], the
-//! callers in line and their dials in [`mod@line`], what the keeper does in [`mod@tending`]. Decides under the locks, in
+//! One address: what it keeps is in [`mod@state`] and [`callers`], how connections are given out and back in [`reuse`] and [`rest`], the
+//! callers in line in [`mod@line`] and [`haste`], their dials in [`dials`], what the keeper does in [`mod@tending`]. Decides under the locks, in
 //! the order ledger, address, cell; closes, wakes and logs after them.
 
 use std::sync::Arc;
@@ -19,7 +19,10 @@ use crate::stats::{Event, ResourceStats};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, ShortMutexGuard};
 use crate::upkeep::Bell;
 
+mod callers;
 mod closing;
+mod dials;
+mod haste;
 mod line;
 mod member;
 mod rest;
@@ -27,11 +30,13 @@ mod reuse;
 mod state;
 mod tending;
 
-pub(crate) use line::{Begun, Left, Queued};
+pub(crate) use dials::Begun;
+pub(crate) use line::{Left, Queued};
 use reuse::Aside;
 pub(crate) use reuse::{Found, Missed};
 
-pub(crate) use state::{Caller, Failure, Grant, Published, State, Waiter, Wants};
+pub(crate) use callers::{Caller, Failure, Grant, Waiter, Wants};
+pub(crate) use state::{Published, State};
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::Shared;
-use super::state::{Grant, Next, Rare, State, Waiter};
+use super::callers::{Grant, Next, Rare, Waiter};
+use super::{Shared, State};
 use crate::budget::books::Books;
 use crate::conn::Entry;
 use crate::stats::Event;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Caller, Published, Shared, State, Waiter};
+use super::{Caller, Published, Shared, State};
 use crate::budget::Site;
 use crate::budget::queue::Place;
 use crate::budget::slot::{Lease, Slot};
@@ -171,10 +171,8 @@ impl<C> Shared<C> {
         }
         state.publish(self.state.published);
         let wait = wait.or(state.settings.wait_timeout);
-        let (closed, generation) = (state.closed, state.generation);
-        let Some(rare) = state.several() else { return Found::Nothing };
+        let Some(rare) = state.several().filter(|_| !state.closed) else { return Found::Nothing };
         let behind = wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT)
-            && !closed
             && !rare.queued.is_empty()
             && caller.wants.runtime.is_some_and(|runtime| rare.hastened_on.contains(&runtime))
             && rare.pace.is_well()
@@ -183,10 +181,8 @@ impl<C> Shared<C> {
             return Found::Nothing;
         }
         let end = wait.map_or(Tick::NEVER, |wait| now.after(wait));
-        let (place, waiter) = (state.next_place(), Waiter::new(caller, generation));
-        state.rare().queued.insert(place, Waiter { woken_before: end, ..waiter });
         self.state.published.count_wait();
-        Found::Place(place, end)
+        Found::Place(state.awaits_slot(caller, end), end)
     }
 
     /// For who wants nothing that is idle.

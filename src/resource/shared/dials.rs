@@ -1,0 +1,206 @@
+//! The dials of an address: with what they begin, and what their end means to whom.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::{Failure, Grant, Shared, State, Waiter};
+use crate::budget::books::Books;
+use crate::budget::queue::Place;
+use crate::budget::slot::{Kind, Slot};
+use crate::clock;
+use crate::conn::Entry;
+use crate::dial::SharedLease;
+use crate::error::DialError;
+use crate::resource::attempt::Terms;
+use crate::stats::Event;
+
+/// A slot that is a dial's from now on, and its terms.
+pub(crate) struct Begun {
+    pub(crate) slot: Slot,
+    pub(crate) terms: Terms,
+}
+
+/// What a dial that succeeded leaves to be done after the locks.
+struct Dialled<C> {
+    waker: Option<Waker>,
+    /// Nobody here wanted its connection.
+    left: Option<Box<Entry<C>>>,
+    /// The error of a dial before it.
+    former: Option<DialError>,
+}
+
+impl<C> Shared<C> {
+    /// A dial begins with this slot, which is counted.
+    pub(crate) fn begin_dial(&self, slot: Slot) -> Begun {
+        let terms = self.state.lock().begin_dial();
+        self.partition().count(Event::Dial, 1);
+        Begun { slot, terms }
+    }
+
+    /// Whether something here may come back.
+    pub(super) fn has_connections(&self, books: &Books) -> bool {
+        self.seating.get().is_some_and(|seat| books.counts_of(seat).get(Kind::Connected) > 0)
+    }
+
+    /// Dials under way here.
+    pub(super) fn dials(&self, books: &Books) -> usize {
+        self.seating.get().map_or(0, |seat| books.dials_of(seat))
+    }
+
+    /// Why the address pauses.
+    pub(crate) fn failure(&self) -> DialError {
+        self.state.lock().rare().failure()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<DialError> {
+        self.state.lock().last_error()
+    }
+
+    /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
+    pub(crate) fn dialled(&self, initiator: Option<Place>, mut entry: Box<Entry<C>>) {
+        let mut books = self.ledger().lock();
+        books.connected(entry.lease_mut());
+        let mut state = self.state.lock();
+        let alone = if state.closed { None } else { state.take_alone(initiator, &entry) };
+        let Dialled { waker, left, former } = match alone {
+            Some(caller) => {
+                Dialled { waker: caller.cell.grant(Grant::Conn(entry)), left: None, former: None }
+            }
+            None => self.dialled_for_several(&mut books, &mut state, initiator, entry),
+        };
+        // It is about to be put, as a rule.
+        let is_over = state.closed || self.is_crowded(&books, &mut state);
+        let spent = if is_over { None } else { self.calm_down(&mut books, &mut state) };
+        drop(state);
+        self.ledger().settle(books);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        drop((former, spent)); // an error is the dialer's: not under a lock (I3)
+        if let Some(entry) = left {
+            Self::rest(entry, true);
+        }
+    }
+
+    fn dialled_for_several(
+        &self,
+        books: &mut Books,
+        state: &mut State<C>,
+        initiator: Option<Place>,
+        entry: Box<Entry<C>>,
+    ) -> Dialled<C> {
+        let waiter = if state.closed { None } else { self.next_for(books, state, &entry) };
+        let (waker, left) = match waiter {
+            Some(waiter) => (waiter.caller.cell.grant(Grant::Conn(entry)), None),
+            None => (None, Some(entry)),
+        };
+        let (rare, limits) = state.rare_and_limits();
+        let former = rare.last_error.take();
+        if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
+            waiter.orphaned = true;
+        }
+        rare.note_move();
+        rare.pace.succeeded(limits, left.is_none());
+        rare.requeue_stranded(self.dials(books));
+        self.sync(books, state);
+        Dialled { waker, left, former }
+    }
+
+    /// A dial failed: its initiator is told if it still waits; else the oldest who waits for a dial, if fewer dials
+    /// are left; else the oldest who queues. Those who wait until the address is well are told of nothing that may
+    /// pass. If the address pauses now, so are all who queue for a dial.
+    pub(crate) fn dial_failed(
+        &self,
+        initiator: Option<Place>,
+        failure: Failure,
+        lease: SharedLease,
+        random: u64,
+    ) {
+        self.count(Event::DialFailure);
+        let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
+        let mut books = self.ledger().lock();
+        books.undialled(lease.lock().as_mut());
+        let mut state = self.state.lock();
+        let (rare, limits) = state.rare_and_limits();
+        // Without pauses there is nothing to wait for.
+        let pauses = !limits.pause.is_zero();
+        let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.wants.patient;
+        let former = match &failure {
+            Failure::Error(error) => rare.last_error.replace(error.clone()),
+            Failure::Timeout | Failure::Paused(_) | Failure::Closed | Failure::Never => None,
+        };
+        rare.note_move();
+        rare.pace.failed(limits, permanent, clock::now(), random);
+        let dials = self.dials(&books);
+        let mut waiter = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
+        if waiter.is_none() {
+            waiter = rare.take_stranded(dials);
+        }
+        if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !tells(waiter)) {
+            rare.queued.insert(place, Waiter { orphaned: false, ..waiter });
+        } else if waiter.is_none() {
+            waiter = rare.queued.remove_first(tells);
+        }
+        let mut wakers = Vec::new();
+        if let Some((_, waiter)) = waiter {
+            wakers.extend(waiter.caller.cell.grant(Grant::Failed(failure)));
+        }
+        let pauses = rare.pace.pause_end().is_some();
+        if pauses && !self.has_connections(&books) {
+            let error = rare.failure();
+            for waiter in rare.queued.remove_all(tells) {
+                wakers.extend(waiter.caller.cell.grant(Grant::Failed(Failure::Paused(error.clone()))));
+            }
+        }
+        self.sync(&mut books, &state);
+        drop(state);
+        self.ledger().settle(books);
+        wakers.into_iter().for_each(Waker::wake);
+        drop((former, lease));
+        if pauses {
+            tracing::debug!(address = %self.address, "dials failed: the address pauses");
+        }
+    }
+
+    /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
+    /// one.
+    pub(crate) fn dial_postponed(&self, initiator: Option<Place>, error: DialError, lease: SharedLease) {
+        let mut books = self.ledger().lock();
+        books.undialled(lease.lock().as_mut());
+        let mut state = self.state.lock();
+        let rare = state.rare();
+        let former = rare.last_error.replace(error);
+        if let Some((place, waiter)) = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)))
+        {
+            rare.queued.insert(place, waiter);
+            self.sync(&mut books, &state);
+        }
+        state.rare().requeue_stranded(self.dials(&books));
+        self.sync(&mut books, &state);
+        drop(state);
+        self.ledger().settle(books);
+        drop((former, lease));
+    }
+}
+
+impl<C: Send + 'static> Shared<C> {
+    /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
+    pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
+        let mut books = self.ledger().lock();
+        let account = self.partition().account;
+        if books.is_closed(account)
+            || self.ledger().is_pressed()
+            || books.free(account) == 0
+            || books.dial_room(account) == 0
+        {
+            return None;
+        }
+        let (slots, dials) =
+            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
+        if slots >= self.max_conns() || dials >= self.may_dial() {
+            return None;
+        }
+        let seat = books.be_seated(self);
+        Some(books.take_slot(self.partition(), seat))
+    }
+}
