@@ -147,6 +147,15 @@ impl AddressTally {
         }
     }
 
+    /// One was counted that did not happen.
+    pub(crate) fn take_back(&mut self, event: Event) {
+        match self.0.as_deref_mut() {
+            None => {}
+            Some(Counters::Few(few)) => few[event as usize] -= 1,
+            Some(Counters::Many(many)) => many[event as usize] -= 1,
+        }
+    }
+
     pub(crate) fn read(&self, event: Event) -> u64 {
         match self.0.as_deref() {
             None => 0,
@@ -203,6 +212,8 @@ mod tests {
             tally.add(Event::Dial, n);
             tally.add(Event::Panic, 1);
             sum += n;
+            tally.add(Event::Dial, 1);
+            tally.take_back(Event::Dial);
             assert_eq!(tally.read(Event::Dial), sum);
         }
         assert_eq!((tally.read(Event::Panic), tally.read(Event::Wait)), (7, 0));

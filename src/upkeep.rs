@@ -17,8 +17,7 @@ use crate::budget::GROWTH_INTERVAL;
 use crate::budget::ledger::{Ledger, NOBODY_GROWS, Partition};
 use crate::clock::{self, Tick};
 use crate::dial;
-use crate::resource::attempt::Job;
-use crate::resource::shared::{Begun, Shared};
+use crate::resource::shared::Shared;
 use crate::stats::Event;
 use crate::sync::Ordering;
 
@@ -116,9 +115,7 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
     let Some(slot) = shared.spare_slot() else { return };
     grow_back(shared.partition());
-    let Begun { slot, terms } = shared.begin_dial(slot);
-    let job = Job { slot, initiator: None, terms, home: Some(runtime.id()) };
-    let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
+    let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());
     let dial = async move {
         attempt.await;

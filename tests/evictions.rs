@@ -126,6 +126,7 @@ async fn what_comes_back_while_it_closes_is_taken_and_the_slot_is_not_lost() {
     let conn = ready(&mut other.get()).unwrap();
     assert!(conn.is_reused());
     assert_eq!((hooked.dials(), budget.stats().evicted), (2, 1));
+    assert_eq!((budget.stats().dials, other.stats().dials), (2, 1), "the one given up was never begun");
     assert!(budget.try_acquire().is_some(), "the slot is free again");
     conn.put();
     assert_at_rest(&budget, 1);

@@ -173,6 +173,26 @@ async fn get_takes_a_connection_that_comes_back_while_its_dial_runs_and_the_dial
 }
 
 #[tokio::test]
+async fn one_who_dials_alone_takes_what_another_dial_makes_first() {
+    let (budget, script) = (Budget::new(3), Script::manual());
+    let resource = fakes_with("a", &budget, &script).min_idle(1).build();
+    settle().await; // the dial for the stock begins
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    assert_eq!(script.pending(), 2);
+    script.answer(Ok(()));
+    settle().await;
+    let conn = ready(&mut get).unwrap();
+    settle().await;
+    assert_eq!((script.pending(), budget.stats().dialing), (1, 1), "its own dial goes on");
+    script.answer(Ok(()));
+    settle().await;
+    assert_eq!(budget.stats().idle, 1);
+    conn.put();
+    assert_at_rest(&budget, 2);
+}
+
+#[tokio::test]
 async fn get_at_max_conns_waits_for_the_address() {
     let (budget, script) = (Budget::new(10), Arc::default());
     let resource = fakes_with("a", &budget, &script).max_conns(1).build();

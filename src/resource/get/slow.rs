@@ -14,7 +14,7 @@ use crate::clock::{self, Tick};
 use crate::conn::Conn;
 use crate::error::{GetError, Phase};
 use crate::patience::{End, Patience};
-use crate::resource::attempt::{Attempt, Job};
+use crate::resource::attempt::Attempt;
 use crate::resource::shared::{Begun, Caller, Failure, Grant, Left, Missed, Queued, Shared, Wants};
 use crate::runtime;
 use crate::stats::Event;
@@ -136,14 +136,12 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Begins the dial that is this get's own.
-    fn dial(&mut self, Begun { slot, mut terms }: Begun) {
+    fn dial(&mut self, mut begun: Begun) {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
         let runtime = Handle::try_current().ok();
-        terms.timeout = self.dial_timeout.or(terms.timeout);
-        let home = runtime.as_ref().map(Handle::id);
-        let job = Job { slot, initiator: slow.place, terms, home };
-        let attempt = Arc::clone(&shared.dialer).attempt(Arc::clone(shared), job);
+        begun.terms.timeout = self.dial_timeout.or(begun.terms.timeout);
+        let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
         slow.attempt = Some((attempt, runtime));
     }
 

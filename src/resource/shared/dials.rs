@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use tokio::runtime;
+
 use super::{Failure, Grant, Shared, State, Waiter};
 use crate::budget::books::Books;
 use crate::budget::queue::Place;
@@ -11,7 +13,7 @@ use crate::clock;
 use crate::conn::Entry;
 use crate::dial::SharedLease;
 use crate::error::DialError;
-use crate::resource::attempt::Terms;
+use crate::resource::attempt::{Attempt, Job, Terms};
 use crate::stats::Event;
 
 /// A slot that is a dial's from now on, and its terms.
@@ -30,11 +32,21 @@ struct Dialled<C> {
 }
 
 impl<C> Shared<C> {
-    /// A dial begins with this slot, which is counted.
+    /// A dial is to begin with this slot.
     pub(crate) fn begin_dial(&self, slot: Slot) -> Begun {
         let terms = self.state.lock().begin_dial();
-        self.partition().count(Event::Dial, 1);
         Begun { slot, terms }
+    }
+
+    /// The dial itself.
+    pub(crate) fn attempt(
+        self: &Arc<Self>,
+        Begun { slot, terms }: Begun,
+        initiator: Option<Place>,
+        home: Option<runtime::Id>,
+    ) -> Attempt {
+        self.partition().count(Event::Dial, 1);
+        Arc::clone(&self.dialer).attempt(Arc::clone(self), Job { slot, initiator, terms, home })
     }
 
     /// Whether something here may come back.

@@ -149,6 +149,7 @@ impl<C: Send + 'static> Shared<C> {
             // Served by what came back meanwhile.
             Queued::At(place, Some(begun)) if !caller.cell.is_waiting() => {
                 drop(begun);
+                self.state.lock().tally.take_back(Event::Dial);
                 Queued::At(place, None)
             }
             queued => queued,
@@ -224,9 +225,6 @@ impl<C: Send + 'static> Shared<C> {
             entry.discard(Event::Retired);
         }
         let begun = slot.zip(terms).map(|(slot, terms)| Begun { slot, terms });
-        if begun.is_some() {
-            self.partition().count(Event::Dial, 1);
-        }
         (Queued::At(place, begun), unused)
     }
 
