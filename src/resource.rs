@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -75,7 +75,9 @@ impl<C> Drop for ConnResource<C> {
 impl ConnResource<TcpStream> {
     /// Plain TCP connections to `host:port`, under the [global](Budget::global) budget.
     pub fn new(address: impl Into<Address>) -> Self {
-        Self::with_dialer(address, Tcp::default())
+        // One for all of a fleet.
+        static DIALER: LazyLock<Arc<Tcp>> = LazyLock::new(Arc::default);
+        ConnResourceBuilder::new(address.into(), Arc::<Tcp>::clone(&DIALER)).build()
     }
 }
 

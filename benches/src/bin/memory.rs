@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use allocation_counter::measure;
-use fdpool::dial::Tcp;
 use fdpool::{Address, Budget, ConnResource};
 use fdpool_benches::cases::memory::{ADDRESSES, Bytes};
 use fdpool_benches::loopback::address_at;
@@ -19,8 +18,8 @@ use fdpool_benches::peers::{Object, bb8, deadpool};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
-/// After this, fdpool watches what is idle.
-const AT_REST: Duration = Duration::from_millis(100);
+/// After this, fdpool watches what is idle, which it begins within a fifth of a second.
+const AT_REST: Duration = Duration::from_millis(500);
 
 fn main() {
     let port =
@@ -31,13 +30,13 @@ fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let budget = Budget::new(2 * ADDRESSES);
     let stream = stream(&runtime, &to);
-    let resource = |to| ConnResource::builder(to, Tcp::default()).budget(&budget).build();
+    Budget::set_global(budget.clone()).expect("nobody has asked for it yet");
     let found = [
         bytes(
             &runtime,
             stream,
             "fdpool, ConnResource on its own",
-            || to.iter().map(|to| resource(*to)).collect::<Arc<[_]>>(),
+            || to.iter().map(|to| ConnResource::new(*to)).collect::<Arc<[_]>>(),
             Some(|resources: &Arc<[ConnResource]>| resources.iter().for_each(ConnResource::schedule_close)),
         ),
         bytes(
