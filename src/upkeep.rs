@@ -127,6 +127,12 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     shared.detach(Box::pin(dial), &runtime);
 }
 
+/// Callers may queue at an address who did not when they came.
+pub(crate) fn look_after_queue<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    probe_later(shared);
+    hasten(shared);
+}
+
 /// Sees to it that more dials begin for those who queue at an address, if those under way take long; and that who
 /// queues there for longer needs no timer of its own until its patience is about to end.
 pub(crate) fn hasten<C: Send + 'static>(shared: &Arc<Shared<C>>) {

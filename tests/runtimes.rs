@@ -277,3 +277,27 @@ fn an_address_is_not_left_to_be_probed_on_a_runtime_that_is_not_driven() {
     });
     assert_at_rest(&budget, 1);
 }
+
+#[test]
+fn a_get_that_is_polled_where_another_runtime_is_entered_is_served_by_its_own_dial() {
+    let (here, there) = (runtime(), runtime());
+    let (budget, script) = (Budget::new(2), Arc::new(Script::default()));
+    let resource = fakes("a", &budget, &script);
+    let handle = there.handle().clone();
+    here.block_on(async move {
+        let task = tokio::spawn(async move {
+            resource.get().await.unwrap().put();
+            tokio::task::yield_now().await; // the keeper begins, from which wakers of tasks are known
+            resource.get().await.unwrap().close();
+            let mut get = resource.get();
+            let conn = std::future::poll_fn(|cx| {
+                let _entered = handle.enter();
+                std::pin::Pin::new(&mut get).poll(cx)
+            });
+            conn.await.unwrap().close();
+        });
+        task.await.unwrap();
+    });
+    assert_eq!((script.begun(), script.closed()), (2, 2));
+    assert_at_rest(&budget, 0);
+}

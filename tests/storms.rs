@@ -476,3 +476,75 @@ async fn when_an_address_moves_only_connections_that_lead_elsewhere_retire() {
     assert_eq!((moving.watches.load(Ordering::Relaxed), Arc::strong_count(&moving)), (0, 1));
     assert_at_rest(&budget, 0);
 }
+
+/// An address that pauses, and one who got in line there by its dial's finding no descriptor.
+async fn queued_while_it_pauses(
+    budget: &Budget,
+    script: &Arc<Script>,
+) -> (ConnResource<support::Fake>, Caller) {
+    let resource = fakes_with("a", budget, script).build();
+    let call = |resource: &ConnResource<support::Fake>| tokio::spawn(resource.get_owned());
+    let first = call(&resource);
+    settle().await;
+    let second = call(&resource);
+    settle().await;
+    script.answer_newest(Err(DialError::from(ErrorKind::ConnectionRefused).permanent()));
+    second.await.unwrap().unwrap_err();
+    script.answer(Err(std::io::Error::from_raw_os_error(24).into()));
+    settle().await;
+    assert!(!first.is_finished() && script.pending() == 0);
+    (resource, first)
+}
+
+type Caller = tokio::task::JoinHandle<Result<fdpool::Conn<support::Fake>, GetError>>;
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_in_line_while_the_address_pauses_has_it_probed() {
+    let (budget, script) = (Budget::new(4), Script::manual());
+    let (_resource, caller) = queued_while_it_pauses(&budget, &script).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(script.pending(), 1, "a probe");
+    script.answer(Ok(()));
+    caller.await.unwrap().unwrap().put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_a_pause_is_not_refused_for_those_who_queue() {
+    let (budget, script) = (Budget::new(4), Script::manual());
+    let resource = fakes_with("a", &budget, &script).build();
+    script.manual.store(false, Ordering::Relaxed);
+    let down = ready(&mut resource.get()).unwrap();
+    script.manual.store(true, Ordering::Relaxed);
+    let mut failing = resource.get();
+    assert!(poll(&mut failing).is_pending());
+    script.answer(Err(DialError::from(ErrorKind::ConnectionRefused).permanent()));
+    ready(&mut failing).unwrap_err();
+    // Queues by another runtime's hand, which is not driven: nobody probes for it.
+    let elsewhere = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let queued = elsewhere.enter();
+    let mut patient = resource.get().wait_for_ready();
+    assert!(poll(&mut patient).is_pending());
+    drop(queued);
+    down.close();
+    sleep(Duration::from_secs(10)).await;
+    let mut next = resource.get();
+    assert!(poll(&mut next).is_pending(), "in line behind it");
+    drop(patient);
+    settle().await;
+    assert!(poll(&mut next).is_pending());
+    script.answer(Ok(()));
+    ready(&mut next).unwrap().put();
+    assert_at_rest(&budget, 1);
+    drop(next);
+    elsewhere.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_dial_for_the_stock_that_is_never_begun_is_given_up() {
+    let (budget, script) = (Budget::new(4), Script::manual());
+    drop(fakes_with("a", &budget, &script).min_idle(1).build());
+    settle().await;
+    let stats = budget.stats();
+    assert_eq!((stats.dials, stats.dial_failures, script.begun()), (1, 1, 0));
+}

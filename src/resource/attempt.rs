@@ -1,6 +1,7 @@
 //! One dial, from its slot to its outcome. It belongs to its resource: whoever polls it, the outcome goes to
 //! who is first in line there.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
@@ -41,7 +42,7 @@ pub(crate) trait ErasedDial<C>: Send + Sync {
 
 impl<D: Dial> ErasedDial<D::Conn> for D {
     fn attempt(self: Arc<Self>, shared: Arc<Shared<D::Conn>>, job: Job) -> Attempt {
-        Box::pin(run(self, shared, job))
+        Box::pin(run(self, job, Unfinished { shared, armed: Cell::new(true) }))
     }
 
     fn check(&self, conn: &mut D::Conn, cx: &CheckContext) -> Fitness {
@@ -88,9 +89,9 @@ pub(crate) struct Terms {
     pub(crate) max_lifetime: Span,
 }
 
-async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
+async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>) {
     let Job { slot, initiator, terms, home } = job;
-    let mut unfinished = Unfinished { shared: &shared, armed: true };
+    let shared = &unfinished.shared;
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
     let cx = DialContext::new(shared.budget.clone(), slot);
     let began = clock::now();
@@ -105,7 +106,7 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
         match outcome {
             Some(Err(error)) if error.is_out_of_descriptors() => {
                 shared.count(Event::Emfile);
-                if !upkeep::make_room(&shared) {
+                if !upkeep::make_room(shared) {
                     break Outcome::NoDescriptor(error);
                 }
             }
@@ -114,26 +115,27 @@ async fn run<D: Dial>(dialer: Arc<D>, shared: Arc<Shared<D::Conn>>, job: Job) {
             Some(Ok(conn)) => break Outcome::Dialled(conn),
         }
     };
-    unfinished.armed = false;
+    unfinished.armed.set(false);
     match outcome {
         Outcome::Dialled(conn) => {
             let lease = cx.take_lease().expect("BUG: a dial without a lease");
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&terms);
-            shared.dialled(initiator, Entry::new(conn, lease, record, home, Arc::clone(&shared)));
+            shared.dialled(initiator, Entry::new(conn, lease, record, home, Arc::clone(shared)));
             if let Some(home) = home {
                 shared.ledger().keeper.meet(home);
             }
-            upkeep::watch(&shared);
+            upkeep::watch(shared);
         }
         Outcome::Failed(failure) => {
             tracing::debug!(address = %shared.address, ?failure, took = ?clock::now().since(began), "dial failed");
             shared.dial_failed(initiator, failure, cx.into_lease(), random());
-            upkeep::probe_later(&shared);
+            upkeep::probe_later(shared);
         }
         Outcome::NoDescriptor(error) => {
             tracing::warn!(address = %shared.address, %error, "no descriptor for a dial, and nothing idle");
             shared.dial_postponed(initiator, error, cx.into_lease());
+            upkeep::look_after_queue(shared);
         }
     }
 }
@@ -164,16 +166,18 @@ fn random() -> u64 {
     SAMPLER.with_borrow_mut(Sampler::next)
 }
 
-/// Counts a dial that ended without an outcome: given up, panicked, or its runtime ended.
-struct Unfinished<'a, C> {
-    shared: &'a Shared<C>,
-    armed: bool,
+/// Counts a dial that ends without an outcome, or is never begun: given up, panicked, or its runtime ended. Dropped after
+/// its slot: who counted on it may queue by then.
+struct Unfinished<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    armed: Cell<bool>,
 }
 
-impl<C> Drop for Unfinished<'_, C> {
+impl<C: Send + 'static> Drop for Unfinished<C> {
     fn drop(&mut self) {
-        if self.armed {
+        if self.armed.get() {
             self.shared.count(Event::DialFailure);
+            upkeep::look_after_queue(&self.shared);
         }
     }
 }

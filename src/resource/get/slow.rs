@@ -47,7 +47,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     /// Nothing is idle, or nothing idle is wanted.
     #[cold]
     pub(super) fn begin(&mut self, missed: Missed, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
-        match self.get_in_line(missed, runtime::of(cx.waker())) {
+        // Not what this task was told before: a connection is of use where its dial is made.
+        match self.get_in_line(missed, Handle::try_current().ok()) {
             Some(done) => Poll::Ready(done),
             None => self.poll_slow(cx),
         }
@@ -57,7 +58,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     fn get_in_line(
         &mut self,
         Missed { rests, stocks, wait_timeout }: Missed,
-        here: Option<runtime::Id>,
+        here: Option<Handle>,
     ) -> Option<Result<Conn<C>, GetError>> {
         let shared = self.resource.shared();
         if stocks {
@@ -79,7 +80,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let unneeded = slot.as_mut().and_then(|slot| slot.split(slot.weight().saturating_sub(1)));
         drop(unneeded);
         let slot = slot.filter(|slot| slot.weight() > 0);
-        let mut slow = Slow::new(self.caller(Cell::new(now, None), here));
+        let mut slow = Slow::new(self.caller(Cell::new(now, None), here.as_ref().map(Handle::id)));
         let wait = self.wait_timeout.or(wait_timeout);
         let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
         let (place, begun) = match self.line_up(&slow.caller, slot, rests) {
@@ -100,14 +101,13 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let waits = begun.is_none() && slow.caller.cell.is_waiting();
         self.stage = Stage::Slow(Box::new(slow));
         if let Some(begun) = begun {
-            self.dial(begun);
+            self.dial(begun, here);
         } else if waits {
             if self.immediate {
                 return self.give_up(None).map(Err);
             }
             shared.count(Event::Wait);
-            upkeep::probe_later(shared);
-            upkeep::hasten(shared);
+            upkeep::look_after_queue(shared);
         }
         None
     }
@@ -136,10 +136,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Begins the dial that is this get's own.
-    fn dial(&mut self, mut begun: Begun) {
+    fn dial(&mut self, mut begun: Begun, runtime: Option<Handle>) {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
-        let runtime = Handle::try_current().ok();
         begun.terms.timeout = self.dial_timeout.or(begun.terms.timeout);
         let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
         slow.attempt = Some((attempt, runtime));
@@ -172,7 +171,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     let shared = self.resource.shared();
                     upkeep::grow_back(shared.partition());
                     let begun = shared.begin_dial(slot);
-                    self.dial(begun);
+                    self.dial(begun, Handle::try_current().ok());
                     continue;
                 }
                 Poll::Ready(Grant::Conn(entry)) => {
@@ -235,8 +234,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             Lined::Refused(failure) => return Err(self.failed(failure, caller.cell.since)),
         };
         self.slow().place = Some(place);
-        if let Some(begun) = begun {
-            self.dial(begun);
+        match begun {
+            Some(begun) => self.dial(begun, Handle::try_current().ok()),
+            None => upkeep::look_after_queue(&shared),
         }
         Ok(None)
     }

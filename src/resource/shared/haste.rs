@@ -17,7 +17,7 @@ impl<C> Shared<C> {
             return None; // the usual case, without a lock
         }
         let mut state = self.state.lock();
-        let rare = state.rare();
+        let rare = state.several_mut()?;
         let awaits = !rare.probed_on.contains(&runtime) && !rare.queued.is_empty();
         let end = rare.pace.pause_end().filter(|_| awaits)?;
         rare.probed_on.push(runtime);
@@ -27,7 +27,7 @@ impl<C> Shared<C> {
     /// Whether somebody of this runtime has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
     pub(crate) fn await_haste(&self, runtime: runtime::Id) -> bool {
         let mut state = self.state.lock();
-        let rare = state.rare();
+        let Some(rare) = state.several_mut() else { return false };
         if rare.queued.is_empty() || rare.hastened_on.contains(&runtime) {
             return false;
         }

@@ -255,7 +255,8 @@ impl<C: Send + 'static> Shared<C> {
         if caller.wants.patient || self.has_connections(books) {
             return None;
         }
-        let first = rare.pace.pause_end().is_none() && rare.queued.is_empty() && self.dials(books) == 0;
+        // Who queues already has its turn first, and may not be there for it.
+        let first = rare.pace.pause_end().is_none() && self.dials(books) == 0;
         (!first).then(|| rare.failure())
     }
 
