@@ -133,6 +133,26 @@ async fn what_comes_back_while_it_closes_is_taken_and_the_slot_is_not_lost() {
 }
 
 #[tokio::test]
+async fn what_is_closed_counts_at_its_address_until_it_is() {
+    let budget = Budget::new(2);
+    let hooked = Hooked::default();
+    let idle = ConnResource::builder("idle", hooked.clone()).budget(&budget).max_conns(1).build();
+    let other = hooked.resource("other", &budget);
+    ready(&mut idle.get()).unwrap().put();
+    let slot = budget.try_acquire().unwrap();
+    let (seen, told) = (Arc::new(Mutex::new(None)), idle.clone());
+    let sees = Arc::clone(&seen);
+    hooked.when_closed(move || {
+        *sees.lock().unwrap() = Some(ready(&mut told.get().with_slot(slot).immediate()).map(Conn::close));
+    });
+    let conn = ready(&mut other.get()).unwrap();
+    let told = seen.lock().unwrap().take();
+    assert!(matches!(told, Some(Err(GetError::AddressBusy { .. }))), "{told:?}");
+    conn.put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
 async fn a_get_whose_budget_is_closed_while_it_closes_is_told() {
     let budget = Budget::new(1);
     let (hooked, _idle, other) = idle_and_other(&budget);

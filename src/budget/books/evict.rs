@@ -225,12 +225,14 @@ impl Books {
             && self.dial_room(id) > 0
     }
 
-    /// Takes an idle connection out, and its slot for one who [lacks one](Self::lacks_a_slot). Without a slot: that is
-    /// elsewhere, and comes back by itself.
+    /// Takes an idle connection out, and its slot for one who [lacks one](Self::lacks_a_slot). Without a slot: that
+    /// comes back by itself, since it is elsewhere, or its address is not to have another before it is closed.
     pub(crate) fn spare(&mut self, account: AccountId) -> Option<(Box<dyn Victim>, Option<Slot>)> {
         let seat = self.choose(&smallvec![account])?;
+        // Its address might have one more than it may while it closes, if that counted for another.
+        let is_bounded = self.seats[seat].member.max_conns() < u32::MAX as usize;
         let mut victim = self.take_from(seat)?;
-        let slot = victim.take_slot();
+        let slot = if is_bounded { None } else { victim.take_slot() };
         if slot.is_none() {
             self.evicted(victim.lease());
         }
