@@ -27,7 +27,7 @@ pub(super) enum Callers<C> {
     Several(Box<Rare<C>>),
 }
 
-/// What an address has to keep while somebody dials or waits here, or if that goes badly.
+/// What an address has to keep while several dial or wait here, or if that goes badly.
 pub(crate) struct Rare<C> {
     /// Callers that wait for a dial.
     pub(super) dialing: Line<Waiter<C>>,
@@ -136,7 +136,7 @@ impl<C> State<C> {
         self.callers = Callers::Several(rare);
     }
 
-    /// The same, if anybody is in line, or something is kept of those who were.
+    /// [`rare_and_limits`](Self::rare_and_limits), if anybody is in line, or something is kept of those who were.
     pub(super) fn rare_if_any(&mut self) -> Option<(&mut Rare<C>, &Limits)> {
         (!self.is_deserted()).then(|| self.rare_and_limits())
     }
