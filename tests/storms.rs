@@ -145,6 +145,58 @@ async fn who_does_not_wait_dials_beyond_the_first_few() {
     assert_eq!(script.pending(), 10);
 }
 
+/// How the dial ends that a caller counted on: all slots are somebody else's then.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    WithoutDescriptor,
+    InPanic,
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_is_told_when_the_dial_it_counted_on_comes_to_nothing() {
+    for ends in [Ends::WithoutDescriptor, Ends::InPanic] {
+        let (dials, end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (dials, ended) = (Arc::clone(&dials), Arc::clone(&end));
+        let dialer = from_fn(
+            move |_: &Address, _: &DialContext| {
+                let (first, ended) = (dials.fetch_add(1, Ordering::Relaxed) == 0, Arc::clone(&ended));
+                async move {
+                    if first {
+                        ended.notified().await;
+                        match ends {
+                            Ends::WithoutDescriptor => {
+                                return Err(std::io::Error::from_raw_os_error(24).into());
+                            }
+                            Ends::InPanic => panic!("a dialer's"),
+                        }
+                    }
+                    Ok(())
+                }
+            },
+            |(), _| Fitness::Fit,
+        );
+        let budget = Budget::new(2);
+        let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+        let mut oldest = resource.get();
+        assert!(poll(&mut oldest).is_pending());
+        let hasty = tokio::spawn(resource.get_owned().immediate());
+        settle().await;
+        let mut slots = [budget.acquire(), budget.acquire()];
+        assert!(slots.iter_mut().all(|slot| poll(slot).is_pending()));
+        let conn = ready(&mut oldest).unwrap();
+        settle().await;
+        assert!(!hasty.is_finished(), "{ends:?}: counts on the dial of the one before it");
+        let began = Instant::now();
+        end.notify_one();
+        let told = hasty.await.unwrap().unwrap_err();
+        assert!(matches!(told, GetError::Exhausted { .. }), "{ends:?}: {told}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{ends:?}: after {:?}", began.elapsed());
+        conn.close();
+        slots.iter_mut().for_each(|slot| drop(ready(slot).unwrap()));
+        assert_at_rest(&budget, 0);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_under_a_thousand_patient_callers() {
     let (budget, remote) = (Budget::new(64), Arc::new(Remote::default()));

@@ -9,7 +9,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task;
 
-use super::books::{AccountId, Books, Lack, Ordinal, ROOT, SeatId, Step};
+use super::books::{AccountId, Books, Lack, Leftover, Ordinal, ROOT, SeatId, Step};
 use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
@@ -36,8 +36,8 @@ pub(crate) trait Member: Send + Sync {
     /// How many queue here. The books know whether anybody does, and not always how many.
     fn queued(&self) -> usize;
     /// A slot to dial with came back unused, and so many dials are left. If fewer than callers who wait for one,
-    /// they queue for slots again; returns how many queue then.
-    fn dial_ended(&self, dials: usize) -> Option<usize>;
+    /// they queue for slots again; returns how many queue then, and whom to wake after the lock.
+    fn dial_ended(&self, dials: usize) -> Option<(usize, Vec<Waker>)>;
     /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
     fn cooled(&self);
     /// It has nothing to do with the budget any more: hands in what it has counted. Its lock may be held.
@@ -384,10 +384,10 @@ impl Ledger {
 
     fn end_section(&self, mut books: MutexGuard<'_, Books>) {
         self.publish(&books);
-        let departed = books.take_departed();
+        let left = books.take_leftovers();
         let closing = books.is_closing();
         drop(books);
-        drop(departed);
+        left.into_iter().flatten().for_each(Leftover::see_to);
         if closing {
             self.closings.notify_waiters();
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rows::Ordinal;
-use super::{AccountId, Books, Departing, SeatId, Turn};
+use super::{AccountId, Books, Leftover, SeatId, Turn};
 use crate::budget::ledger::{Member, Seating};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Use};
@@ -164,7 +164,7 @@ impl Books {
             let seat = seats.remove(id);
             seat.member.leaves();
             seat.member.seating().set(None);
-            self.departed.push(Departing::Member(seat.member));
+            self.left.push(Leftover::Member(seat.member));
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::Waker;
 
 use tokio::runtime;
 use tokio::task::AbortHandle;
@@ -352,13 +353,20 @@ impl<C> Rare<C> {
         self.dialing.remove(place).map(|waiter| (place, waiter))
     }
 
-    /// Puts them back in the queue. Returns whether there were any.
-    pub(super) fn requeue_stranded(&mut self, dials: usize) -> bool {
-        let mut any = false;
+    /// Puts them back in the queue. `None`: there are none. Else whom to wake after the locks.
+    pub(super) fn requeue_stranded(&mut self, dials: usize) -> Option<Vec<Waker>> {
+        let (place, first) = self.take_stranded(dials)?;
+        let mut wakers: Vec<_> = self.requeue(place, first).into_iter().collect();
         while let Some((place, waiter)) = self.take_stranded(dials) {
-            self.queued.insert(place, Waiter { orphaned: false, ..waiter });
-            any = true;
+            wakers.extend(self.requeue(place, waiter));
         }
-        any
+        Some(wakers)
+    }
+
+    /// Puts one who waited for a dial back in the queue. Who does not wait for a slot is to be woken, and then gives up.
+    pub(super) fn requeue(&mut self, place: Place, waiter: Waiter<C>) -> Option<Waker> {
+        let waker = if waiter.caller.immediate { waiter.caller.cell.take_waker() } else { None };
+        self.queued.insert(place, Waiter { orphaned: false, ..waiter });
+        waker
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Begun {
 /// What a dial that succeeded leaves to be done after the locks.
 struct Dialled<C> {
     waker: Option<Waker>,
+    /// Of those who counted on it, and do not wait for another.
+    stranded: Option<Vec<Waker>>,
     /// Nobody here wanted its connection.
     left: Option<Box<Entry<C>>>,
     /// The error of a dial before it.
@@ -74,9 +76,10 @@ impl<C> Shared<C> {
         books.connected(entry.lease_mut());
         let mut state = self.state.lock();
         let alone = if state.closed { None } else { state.take_alone(initiator, &entry) };
-        let Dialled { waker, left, former } = match alone {
+        let Dialled { waker, stranded, left, former } = match alone {
             Some(caller) => {
-                Dialled { waker: caller.cell.grant(Grant::Conn(entry)), left: None, former: None }
+                let waker = caller.cell.grant(Grant::Conn(entry));
+                Dialled { waker, stranded: None, left: None, former: None }
             }
             None => self.dialled_for_several(&mut books, &mut state, initiator, entry),
         };
@@ -85,9 +88,7 @@ impl<C> Shared<C> {
         let spent = if is_over { None } else { self.calm_down(&mut books, &mut state) };
         drop(state);
         self.ledger().settle(books);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().chain(stranded.into_iter().flatten()).for_each(Waker::wake);
         drop((former, spent)); // an error is the dialer's: not under a lock (I3)
         if let Some(entry) = left {
             Self::rest(entry, true);
@@ -113,9 +114,9 @@ impl<C> Shared<C> {
         }
         rare.note_move();
         rare.pace.succeeded(limits, left.is_none());
-        rare.requeue_stranded(self.dials(books));
+        let stranded = rare.requeue_stranded(self.dials(books));
         self.sync(books, state);
-        Dialled { waker, left, former }
+        Dialled { waker, stranded, left, former }
     }
 
     /// A dial failed: its initiator is told if it still waits; else the oldest who waits for a dial, if fewer dials
@@ -148,12 +149,12 @@ impl<C> Shared<C> {
         if waiter.is_none() {
             waiter = rare.take_stranded(dials);
         }
+        let mut wakers = Vec::new();
         if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !tells(waiter)) {
-            rare.queued.insert(place, Waiter { orphaned: false, ..waiter });
+            wakers.extend(rare.requeue(place, waiter));
         } else if waiter.is_none() {
             waiter = rare.queued.remove_first(tells);
         }
-        let mut wakers = Vec::new();
         if let Some((_, waiter)) = waiter {
             wakers.extend(waiter.caller.cell.grant(Grant::Failed(failure)));
         }
@@ -182,15 +183,16 @@ impl<C> Shared<C> {
         let mut state = self.state.lock();
         let rare = state.rare();
         let former = rare.last_error.replace(error);
+        let mut wakers = Vec::new();
         if let Some((place, waiter)) = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)))
         {
-            rare.queued.insert(place, waiter);
-            self.sync(&mut books, &state);
+            wakers.extend(rare.requeue(place, waiter));
         }
-        state.rare().requeue_stranded(self.dials(&books));
+        wakers.extend(rare.requeue_stranded(self.dials(&books)).into_iter().flatten());
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
+        wakers.into_iter().for_each(Waker::wake);
         drop((former, lease));
     }
 }

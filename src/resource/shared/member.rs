@@ -49,10 +49,11 @@ impl<C: Send + 'static> Member for Shared<C> {
         self.state.lock().queued()
     }
 
-    fn dial_ended(&self, dials: usize) -> Option<usize> {
+    fn dial_ended(&self, dials: usize) -> Option<(usize, Vec<Waker>)> {
         let mut state = self.state.lock();
         let rare = state.several_mut()?;
-        rare.requeue_stranded(dials).then(|| rare.queued.len())
+        let wakers = rare.requeue_stranded(dials)?;
+        Some((rare.queued.len(), wakers))
     }
 
     fn cooled(&self) {
