@@ -4,11 +4,12 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+
+use smol_str::{SmolStr, ToSmolStr, format_smolstr};
 
 /// The address of a peer, such as `"example.org:443"`.
 ///
-/// A string that is cheap to clone. What it means is up to the [`Dial`](crate::Dial) it is given to: a host
+/// A string that is cheap to clone: up to 23 bytes are in place, more are shared. What it means is up to the [`Dial`](crate::Dial) it is given to: a host
 /// and a port for [`Tcp`](crate::dial::Tcp), whatever you like for a dialer of your own.
 ///
 /// # Examples
@@ -20,7 +21,7 @@ use std::sync::Arc;
 /// assert_eq!(Address::from(("::1", 80)).as_str(), "[::1]:80");
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address(Arc<str>);
+pub struct Address(SmolStr);
 
 impl Address {
     /// The address as a string slice.
@@ -91,7 +92,7 @@ impl From<Box<str>> for Address {
 
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
-        address.to_string().into()
+        Self(address.to_smolstr())
     }
 }
 
@@ -100,7 +101,7 @@ impl From<(&str, u16)> for Address {
     fn from((host, port): (&str, u16)) -> Self {
         match host.parse() {
             Ok(ip @ IpAddr::V6(_)) => (ip, port).into(),
-            _ => format!("{host}:{port}").into(),
+            _ => Self(format_smolstr!("{host}:{port}")),
         }
     }
 }
