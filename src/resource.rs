@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::address::Address;
 use crate::budget::{Budget, CloseReport, ResourceId, Site, report, until_empty};
+use crate::clock;
 use crate::conn::Conn;
 use crate::dial::{Dial, Tcp};
 use crate::stats::ResourceStats;
@@ -61,7 +62,7 @@ use shared::{Missed, Shared, State};
 pub struct ConnResource<C = TcpStream> {
     shared: Arc<Shared<C>>,
     /// Where its state is: so a get need not wait for `shared` to come from memory to know that.
-    room: AnyRoom,
+    room: &'static dyn AnyRoom,
 }
 
 impl<C> Drop for ConnResource<C> {
@@ -138,7 +139,11 @@ impl<C: Send + 'static> ConnResource<C> {
 
     #[inline]
     fn take_idle(&self, waker: Option<&Waker>, site: Site) -> Result<(Conn<C>, bool), Missed> {
-        self.shared.take_idle(Room::of(self.room), waker, site)
+        let now = clock::now();
+        let state = Room::of(self.room).lock();
+        state.touch(now);
+        let taken = state.take_idle()?;
+        self.shared.give(taken, now, waker, site)
     }
 
     /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are
@@ -382,10 +387,10 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     pub fn build(self) -> ConnResource<C> {
         let budget = self.budget.unwrap_or_else(|| Budget::global().clone());
         let settings = self.settings.share();
-        let home = home::move_in(State::new(Arc::clone(&settings)));
-        let shared = Arc::new(Shared::new(home, &settings, self.address, budget, self.dialer));
+        let room = home::move_in(State::<C>::new(Arc::clone(&settings)));
+        let shared = Arc::new(Shared::new(room, &settings, self.address, budget, self.dialer));
         upkeep::restock(&shared);
-        ConnResource { shared, room: home.room }
+        ConnResource { shared, room }
     }
 }
 

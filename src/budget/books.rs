@@ -63,32 +63,32 @@ pub(crate) struct Books {
     releases: u64,
     /// How often participants have said that something became idle.
     tidings: u64,
-    left: Leftovers,
+    departed: Departed,
     /// How many participants are registered, with whatever account.
     registered: usize,
     /// How many wait for the end of a close.
     closings: usize,
 }
 
-/// What is to be seen to after the lock: as a rule nothing, or one.
-type Leftovers = SmallVec<[Leftover; 1]>;
+/// What is to be dropped after the lock: as a rule nothing, or one.
+type Departed = SmallVec<[Departing; 1]>;
 
-pub(super) enum Leftover {
+#[allow(dead_code, reason = "kept to be dropped")]
+pub(super) enum Departing {
     /// It has left its seat.
     Member(Arc<dyn Member>),
     /// Nobody wanted it after all.
     Slot(Slot),
-    /// Of one who queues again, and does not wait.
-    Waker(Waker),
+    /// Queues again, and does not wait: it is woken, to give up.
+    Hasty(Wakes),
 }
 
-impl Leftover {
-    pub(super) fn see_to(self) {
-        match self {
-            Leftover::Member(member) => drop(member),
-            Leftover::Slot(slot) => drop(slot),
-            Leftover::Waker(waker) => waker.wake(),
-        }
+/// Wakes when it is dropped.
+pub(super) struct Wakes(Option<Waker>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -259,10 +259,10 @@ impl Books {
         self.each_above(lack.account, |above| above.evicting -= 1);
     }
 
-    /// To be seen to after the lock.
+    /// To be dropped after the lock.
     #[inline]
-    pub(super) fn take_leftovers(&mut self) -> Option<Leftovers> {
-        (!self.left.is_empty()).then(|| std::mem::take(&mut self.left))
+    pub(super) fn take_departed(&mut self) -> Option<Departed> {
+        (!self.departed.is_empty()).then(|| std::mem::take(&mut self.departed))
     }
 
     fn each_above(&mut self, account: AccountId, mut change: impl FnMut(&mut Account)) {
@@ -344,7 +344,8 @@ impl Books {
                 let seated = &self.seats[seat];
                 if let Some((queued, wakers)) = seated.member.dial_ended(seated.slots.get(Kind::Dialing) - 1)
                 {
-                    self.left.extend(wakers.into_iter().map(Leftover::Waker));
+                    self.departed
+                        .extend(wakers.into_iter().map(|waker| Departing::Hasty(Wakes(Some(waker)))));
                     self.sync(seat, queued);
                 }
             }

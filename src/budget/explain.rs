@@ -29,7 +29,7 @@ pub(super) fn stats(partition: &Partition) -> BudgetStats {
     let counts = books.counts(partition.account);
     // Some events are counted by each address for itself, and handed in when its last connection goes.
     let unreported = Tally::default();
-    for (event, n) in books.seats_of(partition.account).flat_map(|seat| seat.member.unreported()) {
+    for (event, n) in books.seats_of(partition.account).flat_map(Seat::unreported) {
         unreported.add(event, n);
     }
     let mut stats = BudgetStats {

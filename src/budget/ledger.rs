@@ -9,7 +9,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task;
 
-use super::books::{AccountId, Books, Lack, Leftover, Ordinal, ROOT, SeatId, Step};
+use super::books::{AccountId, Books, Lack, Ordinal, ROOT, SeatId, Step};
 use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
@@ -40,8 +40,6 @@ pub(crate) trait Member: Send + Sync {
     fn dial_ended(&self, dials: usize) -> Option<(usize, Vec<Waker>)>;
     /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
     fn cooled(&self);
-    /// It has nothing to do with the budget any more: hands in what it has counted. Its lock may be held.
-    fn leaves(&self);
     fn partition(&self) -> &Arc<Partition>;
     fn max_conns(&self) -> usize;
     /// How many dials it may have under way. Changes under the ledger's lock only, and then it tells [`Books::sync`].
@@ -54,9 +52,12 @@ pub(crate) trait Member: Send + Sync {
     fn last_error(&self) -> Option<DialError>;
     /// The budget is closed: nobody gets in any more, who waits is told, what is idle goes. Called without locks.
     fn shut(&self);
-    /// Events that the budget has not been told of.
-    fn unreported(&self) -> [(Event, u64); 2];
+    /// Of the events that an address counts for itself, those so far. Its lock may be held.
+    fn counted(&self) -> [u64; COUNTED.len()];
 }
+
+/// What each address counts for itself, since it happens on the warm path. The budget is told when it leaves its seat.
+pub(crate) const COUNTED: [Event; 2] = [Event::Reused, Event::Wait];
 
 /// An idle connection on its way out.
 pub(crate) trait Victim: Send {
@@ -384,10 +385,10 @@ impl Ledger {
 
     fn end_section(&self, mut books: MutexGuard<'_, Books>) {
         self.publish(&books);
-        let left = books.take_leftovers();
+        let departed = books.take_departed();
         let closing = books.is_closing();
         drop(books);
-        left.into_iter().flatten().for_each(Leftover::see_to);
+        drop(departed);
         if closing {
             self.closings.notify_waiters();
         }

@@ -12,8 +12,9 @@ use tokio::runtime::Id;
 use tracing::Instrument;
 
 use super::freelist::{Record, jittered};
+use super::home::{AnyRoom, Room};
 use super::settings::Span;
-use super::shared::{Failure, Shared};
+use super::shared::{Failure, Locked, Shared};
 use crate::address::Address;
 use crate::budget::queue::Place;
 use crate::budget::slot::Slot;
@@ -36,7 +37,9 @@ pub(crate) trait ErasedDial<C>: Send + Sync {
     fn watch(&self, address: &Address) -> Option<Watch>;
     fn is_current(&self, address: &Address, conn: &C) -> bool;
     fn close(&self, conn: C);
-    /// The address as the keeper knows it. Only who knows what its connections are can say so.
+    /// The state of an address, by where it is. Only who knows what its connections are can tell, as of the next.
+    fn lock<'a>(&self, room: &'a dyn AnyRoom) -> Locked<'a, C>;
+    /// The address as the keeper knows it.
     fn tended(&self, shared: &Arc<Shared<C>>) -> Weak<dyn Tended>;
 }
 
@@ -63,6 +66,10 @@ impl<D: Dial> ErasedDial<D::Conn> for D {
 
     fn close(&self, conn: D::Conn) {
         Dial::close(self, conn);
+    }
+
+    fn lock<'a>(&self, room: &'a dyn AnyRoom) -> Locked<'a, D::Conn> {
+        Room::of(room).lock()
     }
 
     fn tended(&self, shared: &Arc<Shared<D::Conn>>) -> Weak<dyn Tended> {

@@ -11,63 +11,13 @@ use std::sync::LazyLock;
 
 use parking_lot::Mutex;
 
-use super::shared::{Published, State};
-use crate::sync::{ShortMutex, ShortMutexGuard};
+use super::shared::{Locked, Published, State};
+use crate::sync::ShortMutex;
 
-/// Where the state of one address is, by a reference that holds nothing alive. Has no bounds on `C`, nor so have the types
-/// of connections and handles: what the place is has been forgotten, and is remembered by what locks it.
-pub(crate) struct Home<C> {
-    pub(super) room: AnyRoom,
-    lock: Lock<C>,
-    pub(super) published: &'static Published,
-}
-
-/// A room of which it has been forgotten for what connections it is.
-pub(crate) type AnyRoom = &'static (dyn Any + Send + Sync);
-
-type Lock<C> = for<'a> fn(&'a (dyn Any + Send + Sync)) -> ShortMutexGuard<'a, State<C>>;
-
-/// Where the state of an address is: its home, or the room itself, for who knows what it is.
-pub(crate) trait Houses<C> {
+/// A [`Room`] of which it has been forgotten for what connections it is: handles and connections, whose types have no
+/// bounds on `C`, know it by a reference to this, which holds nothing alive. Their dialer remembers.
+pub(crate) trait AnyRoom: Any + Send + Sync {
     fn published(&self) -> &Published;
-    fn lock(&self) -> ShortMutexGuard<'_, State<C>>;
-}
-
-impl<C> Houses<C> for Home<C> {
-    #[inline]
-    fn published(&self) -> &Published {
-        self.published
-    }
-
-    #[inline]
-    fn lock(&self) -> ShortMutexGuard<'_, State<C>> {
-        self.lock()
-    }
-}
-
-impl<C> Copy for Home<C> {}
-
-impl<C> Clone for Home<C> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<C> Home<C> {
-    #[inline]
-    pub(crate) fn lock(&self) -> ShortMutexGuard<'_, State<C>> {
-        (self.lock)(self.room)
-    }
-
-    /// The address is gone, and nobody asks for its state any more: the place is free for another.
-    pub(super) fn vacate(self) {
-        let left = std::mem::take(&mut *self.lock());
-        drop(left);
-        self.published.clear();
-        if IS_LET_AGAIN {
-            VACANT.lock().entry(self.room.type_id()).or_default().push(self.room);
-        }
-    }
 }
 
 /// Two lines of the cache, which processors fetch together.
@@ -79,43 +29,46 @@ pub(super) struct Room<C> {
 
 impl<C: 'static> Room<C> {
     #[inline]
-    pub(super) fn of(room: &(dyn Any + Send + Sync)) -> &Self {
-        room.downcast_ref().expect("BUG: a home of another kind")
+    pub(super) fn of(room: &dyn AnyRoom) -> &Self {
+        let room: &dyn Any = room;
+        room.downcast_ref().expect("BUG: a room of another kind")
+    }
+
+    #[inline]
+    pub(super) fn lock(&self) -> Locked<'_, C> {
+        Locked::new(self.state.lock(), &self.published)
     }
 }
 
-impl<C: 'static> Houses<C> for Room<C> {
-    #[inline]
+impl<C: Send + 'static> AnyRoom for Room<C> {
     fn published(&self) -> &Published {
         &self.published
     }
-
-    #[inline]
-    fn lock(&self) -> ShortMutexGuard<'_, State<C>> {
-        self.state.lock()
-    }
-}
-
-fn lock<C: 'static>(room: &(dyn Any + Send + Sync)) -> ShortMutexGuard<'_, State<C>> {
-    Room::of(room).state.lock()
 }
 
 /// Rooms that are free, by what they are.
-static VACANT: LazyLock<Mutex<HashMap<TypeId, Vec<AnyRoom>>>> = LazyLock::new(Mutex::default);
+static VACANT: LazyLock<Mutex<HashMap<TypeId, Vec<&'static dyn AnyRoom>>>> = LazyLock::new(Mutex::default);
 
 /// A model begins with nothing of the one before it.
 const IS_LET_AGAIN: bool = !cfg!(fdpool_loom);
 
-/// A home for an address. Rooms never go back to the allocator: there are as many as there were addresses at once.
-pub(super) fn move_in<C: Send + 'static>(state: State<C>) -> Home<C> {
+/// A room for an address. Rooms never go back to the allocator: there are as many as there were addresses at once.
+pub(super) fn move_in<C: Send + 'static>(state: State<C>) -> &'static dyn AnyRoom {
     let free = VACANT.lock().get_mut(&TypeId::of::<Room<C>>()).and_then(Vec::pop);
-    let room: &'static Room<C> = match free {
+    match free {
         Some(room) => {
-            let room = Room::of(room);
-            *room.state.lock() = state;
+            *Room::of(room).state.lock() = state;
             room
         }
         None => Box::leak(Box::new(Room { published: Published::default(), state: ShortMutex::new(state) })),
-    };
-    Home { room, lock: lock::<C>, published: &room.published }
+    }
+}
+
+/// The address is gone, its state too, and nobody asks for it any more: the room is free for another.
+pub(super) fn move_out(room: &'static dyn AnyRoom) {
+    room.published().clear();
+    if IS_LET_AGAIN {
+        let kind = <dyn Any>::type_id(room);
+        VACANT.lock().entry(kind).or_default().push(room);
+    }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::attempt::ErasedDial;
-use super::home::Home;
+use super::home::{self, AnyRoom};
 use super::pace::Pace;
 use super::settings::Settings;
 use crate::address::Address;
@@ -16,7 +16,7 @@ use crate::budget::{Budget, Hold, Site};
 use crate::clock::{self, Tick};
 use crate::error::{GetDetails, Phase};
 use crate::stats::{Event, ResourceStats};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, ShortMutexGuard};
+use crate::sync::{AtomicBool, AtomicU32, MutexGuard, Ordering};
 use crate::upkeep::Bell;
 
 mod callers;
@@ -36,7 +36,7 @@ use reuse::Aside;
 pub(crate) use reuse::{Found, Missed};
 
 pub(crate) use callers::{Caller, Failure, Grant, Waiter, Wants};
-pub(crate) use state::{Published, State};
+pub(crate) use state::{Locked, Published, State};
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///
@@ -46,7 +46,7 @@ pub(crate) struct Shared<C> {
     /// Idle connections, lines, generation. Held for a few instructions; nothing of the user's runs
     /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
     /// holds the ledger's lock too.
-    state: Home<C>,
+    room: &'static dyn AnyRoom,
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
     /// Somebody queues. A hint.
     others_queue: AtomicBool,
@@ -57,8 +57,6 @@ pub(crate) struct Shared<C> {
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
-    /// Reuses and waits that the budget has been told of. Written under the ledger's lock.
-    reported: [AtomicU64; 2],
     /// How many connections there may be. Changes with the state's settings.
     max_conns: AtomicU32,
     /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
@@ -72,7 +70,7 @@ fn saturated(count: usize) -> u32 {
 
 impl<C> Shared<C> {
     pub(crate) fn new(
-        state: Home<C>,
+        room: &'static dyn AnyRoom,
         settings: &Settings,
         address: Address,
         budget: Budget,
@@ -80,12 +78,11 @@ impl<C> Shared<C> {
     ) -> Self {
         let limits = &settings.dialing;
         Self {
-            state,
+            room,
             dialer,
             budget,
             address,
             seating: Seating::none(),
-            reported: Default::default(),
             handles: AtomicU32::new(1),
             max_conns: AtomicU32::new(saturated(settings.max_conns)),
             may_dial: AtomicU32::new(saturated(Pace::new(limits).allowed(limits))),
@@ -93,6 +90,15 @@ impl<C> Shared<C> {
             bell: Bell::default(),
             others_queue: AtomicBool::new(false),
         }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> Locked<'_, C> {
+        self.dialer.lock(self.room)
+    }
+
+    pub(crate) fn published(&self) -> &'static Published {
+        self.room.published()
     }
 
     pub(crate) fn partition(&self) -> &Arc<Partition> {
@@ -110,7 +116,7 @@ impl<C> Shared<C> {
 
     /// What the settings say now.
     pub(crate) fn setting<T>(&self, of: impl FnOnce(&Settings) -> T) -> T {
-        of(&self.state.lock().settings)
+        of(&self.lock().settings)
     }
 
     /// Counts a handle more. Whoever is told `true` by [`one_handle_less`](Self::one_handle_less) had the last.
@@ -133,9 +139,9 @@ impl<C> Shared<C> {
         Some(holds.note(Some(self.address.clone()), 1, site))
     }
 
-    fn both(&self) -> (MutexGuard<'_, Books>, ShortMutexGuard<'_, State<C>>) {
+    fn both(&self) -> (MutexGuard<'_, Books>, Locked<'_, C>) {
         let books = self.ledger().lock();
-        let state = self.state.lock();
+        let state = self.lock();
         (books, state)
     }
 
@@ -157,12 +163,8 @@ impl<C> Shared<C> {
 
     /// Not under the address's lock.
     pub(crate) fn count(&self, event: Event) {
-        self.state.lock().tally.add(event, 1);
+        self.lock().tally.add(event, 1);
         self.partition().count(event, 1);
-    }
-
-    fn publish(&self, state: &State<C>) {
-        state.publish(self.state.published);
     }
 
     /// Slots that the address has, of whatever use.
@@ -178,7 +180,7 @@ impl<C> Shared<C> {
 
     /// Connections that rest here, at a glance.
     pub(crate) fn resting(&self) -> usize {
-        self.state.published.notice.idle()
+        self.published().notice.idle()
     }
 
     pub(crate) fn stats(&self) -> ResourceStats {
@@ -186,15 +188,15 @@ impl<C> Shared<C> {
         let mut stats = ResourceStats::default();
         if let Some(seat) = self.seating.get() {
             let counts = books.counts_of(seat);
-            stats.idle = state.idle.len() + self.state.published.notice.lent();
+            stats.idle = state.resting();
             stats.in_use = counts.get(Kind::Connected).saturating_sub(stats.idle);
             stats.dialing = counts.get(Kind::Dialing);
             stats.closing = counts.get(Kind::Closing);
         }
         stats.waiting = state.dialing() + state.queued();
         stats.count(&state.tally);
-        stats.reused += self.state.published.reused.load(Ordering::Relaxed);
-        stats.waits += self.state.published.waits.load(Ordering::Relaxed);
+        stats.reused += state.published.reused.load(Ordering::Relaxed);
+        stats.waits += state.published.waits.load(Ordering::Relaxed);
         stats
     }
 
@@ -202,7 +204,7 @@ impl<C> Shared<C> {
         let counts = self.ledger().lock().counts(self.partition().account);
         let (address, elapsed) = (self.address.clone(), clock::now().since(since));
         tracing::debug!(%address, %phase, ?elapsed, %counts, timed_out, "get failed");
-        let retry_in = self.state.lock().several().and_then(|rare| rare.pace.pause(clock::now()));
+        let retry_in = self.lock().several().and_then(|rare| rare.pace.pause(clock::now()));
         Box::new(GetDetails { address, phase, elapsed, counts, timed_out, retry_in })
     }
 
@@ -210,7 +212,7 @@ impl<C> Shared<C> {
     pub(crate) fn lacks_idle(&self) -> bool {
         let (books, state) = self.both();
         let stock = state.settings.min_idle.min(state.settings.max_idle);
-        let idle = state.idle.len() + self.state.published.notice.lent();
+        let idle = state.resting();
         let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
         !state.closed && idle + dials.saturating_sub(state.dialing()) < stock
     }
@@ -218,7 +220,9 @@ impl<C> Shared<C> {
 
 impl<C> Drop for Shared<C> {
     fn drop(&mut self) {
-        self.state.vacate();
+        let state = std::mem::take(&mut *self.lock());
+        drop(state);
+        home::move_out(self.room);
     }
 }
 
@@ -229,7 +233,7 @@ mod tests {
     /// What it costs to know an address, of which there may be a million, and to have something idle there.
     #[test]
     fn an_address_is_small() {
-        assert!(size_of::<Shared<()>>() <= 112);
+        assert!(size_of::<Shared<()>>() <= 88);
         assert!(
             size_of::<Published>() + size_of::<State<()>>() <= 120,
             "with the lock, two lines of the cache"

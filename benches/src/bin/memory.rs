@@ -36,7 +36,7 @@ fn main() {
             &runtime,
             stream,
             "fdpool, ConnResource on its own",
-            || to.iter().map(|to| ConnResource::new(*to)).collect::<Arc<[_]>>(),
+            || to.iter().map(|to| ConnResource::new(*to)).collect::<Vec<_>>(),
             Some(|resources: &Arc<[ConnResource]>| resources.iter().for_each(ConnResource::schedule_close)),
         ),
         bytes(
@@ -54,7 +54,7 @@ fn main() {
             &runtime,
             stream,
             "deadpool, one for each",
-            || to.iter().map(|to| deadpool::pool(*to, 1, true)).collect::<Arc<[_]>>(),
+            || to.iter().map(|to| deadpool::pool(*to, 1, true)).collect::<Vec<_>>(),
             Some(|pools: &Arc<[deadpool::Deadpool<TcpStream>]>| {
                 pools.iter().for_each(|pool| drop(pool.retain(|_, _| false)));
             }),
@@ -63,8 +63,8 @@ fn main() {
             &runtime,
             stream,
             "bb8, one for each",
-            || to.iter().map(|to| bb8::pool(*to, 1, true)).collect::<Arc<[bb8::Bb8<TcpStream>]>>(),
-            None,
+            || to.iter().map(|to| bb8::pool(*to, 1, true)).collect::<Vec<_>>(),
+            None::<fn(&Arc<[bb8::Bb8<TcpStream>]>)>,
         ),
     ];
     println!("{stream}");
@@ -85,17 +85,17 @@ fn stream(runtime: &Runtime, to: &[SocketAddr]) -> f64 {
     connected + size_of::<TcpStream>() as f64
 }
 
-fn bytes<K: Keyed<TcpStream>>(
+fn bytes<M: Into<K>, K: Keyed<TcpStream>>(
     runtime: &Runtime,
     stream: f64,
     name: &'static str,
-    make: impl FnOnce() -> K,
+    make: impl FnOnce() -> M,
     close: Option<fn(&K)>,
 ) -> Bytes {
     let _entered = runtime.enter();
     let mut pool = None;
     let unopened = measure(|| pool = Some(make())).bytes_current as f64 / ADDRESSES as f64;
-    let pool = pool.expect("just made");
+    let pool = pool.expect("just made").into();
     let opened = growth(runtime, async {
         for key in 0..ADDRESSES {
             pool.pair(key).await;

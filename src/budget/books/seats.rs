@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::rows::Ordinal;
-use super::{AccountId, Books, Leftover, SeatId, Turn};
-use crate::budget::ledger::{Member, Seating};
+use super::{AccountId, Books, Departing, SeatId, Turn};
+use crate::budget::ledger::{COUNTED, Member, Seating};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Use};
+use crate::stats::Event;
 
 /// One address in the books: it has slots out, or waits for some. There is one for each address with something idle, so
 /// it is small.
@@ -18,6 +19,8 @@ pub(crate) struct Seat {
     pub(super) queue: Option<QueueId>,
     /// Where it is among the account's members, while it has slots.
     pub(super) index: Option<Ordinal>,
+    /// What the member had counted when it was seated: the budget knows of that.
+    reported: [u64; COUNTED.len()],
 }
 
 /// Slots of one address, by use: none of them is held outside of connections.
@@ -48,6 +51,13 @@ pub(super) struct Queue {
 }
 
 impl Seat {
+    /// What the member has counted since it was seated.
+    pub(in crate::budget) fn unreported(&self) -> impl Iterator<Item = (Event, u64)> {
+        let counted = COUNTED.into_iter().zip(self.member.counted()).zip(self.reported);
+        // A reuse is taken back when what was taken turns out unfit.
+        counted.map(|((event, now), before)| (event, now.saturating_sub(before)))
+    }
+
     /// How many connections it seems to have idle.
     pub(in crate::budget) fn idle(&self) -> usize {
         self.member.notice().idle()
@@ -92,6 +102,7 @@ impl Books {
             slots: Slots::default(),
             queue: None,
             index: None,
+            reported: member.counted(),
         });
         member.seating().set(Some(seat));
         seat
@@ -162,9 +173,13 @@ impl Books {
         }
         if seats[id].queue.is_none() {
             let seat = seats.remove(id);
-            seat.member.leaves();
+            for (event, n) in seat.unreported() {
+                if n > 0 {
+                    seat.member.partition().count(event, n);
+                }
+            }
             seat.member.seating().set(None);
-            self.left.push(Leftover::Member(seat.member));
+            self.departed.push(Departing::Member(seat.member));
         }
     }
 
@@ -272,8 +287,8 @@ mod tests {
 
     /// Of the bytes of an idle connection, with twelve for its number among the members and what it shows there.
     #[test]
-    fn a_seat_is_five_words() {
-        assert_eq!(size_of::<Seat>(), 5 * size_of::<usize>());
+    fn a_seat_is_seven_words() {
+        assert_eq!(size_of::<Seat>(), 7 * size_of::<usize>());
         assert_eq!(size_of::<Option<Seat>>(), size_of::<Seat>(), "a row has no tag beside it");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::evict::{Lack, Lacks, Whose};
-use super::{AccountId, Applicant, Books, Leftover, ROOT, SeatId, Served, Step, Turn};
+use super::{AccountId, Applicant, Books, Departing, ROOT, SeatId, Served, Step, Turn};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Slot, Use, Weight};
 
@@ -145,7 +145,7 @@ impl Books {
         let slot = self.count_slot(partition, id);
         let (waker, queued) = self.seats[id].member.serve(slot).unwrap_or_else(|slot| {
             // Never seen; a panic here would have the slot come back under the lock.
-            self.left.push(Leftover::Slot(slot));
+            self.departed.push(Departing::Slot(slot));
             (None, 0)
         });
         self.sync(id, queued);

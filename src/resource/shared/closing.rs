@@ -7,17 +7,16 @@ use std::task::Waker;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::{Aside, Failure, Grant, Shared, State, Waiter};
+use super::{Aside, Failure, Grant, Locked, Shared, Waiter};
 use crate::conn::Entry;
 use crate::resource::attempt::Attempt;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
-use crate::sync::ShortMutexGuard;
 
 impl<C> Shared<C> {
     /// Closes what is idle now, and what is in use when it is put.
     pub(crate) fn schedule_close(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.generation = state.generation.wrapping_add(1);
         state.closed_before = state.generation;
         self.close_all(state);
@@ -25,7 +24,7 @@ impl<C> Shared<C> {
 
     /// The last handle is gone.
     pub(crate) fn retire(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         (state.closed, state.calm) = (true, false);
         let dials = state.several_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached));
         self.close_all(state);
@@ -46,7 +45,7 @@ impl<C> Shared<C> {
             .filter_map(|waiter| waiter.caller.cell.grant(Grant::Failed(Failure::Closed)))
             .collect();
         let idle = state.idle.take_all();
-        self.publish(&state);
+        state.publish();
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
@@ -57,9 +56,9 @@ impl<C> Shared<C> {
         }
     }
 
-    fn close_all(&self, mut state: ShortMutexGuard<'_, State<C>>) {
+    fn close_all(&self, mut state: Locked<'_, C>) {
         let idle = state.idle.take_all();
-        self.publish(&state);
+        state.publish();
         drop(state);
         for entry in idle {
             entry.discard(Event::Retired);
@@ -76,10 +75,10 @@ impl<C> Shared<C> {
     /// use when they are put.
     pub(crate) fn ask_whether_current(&self) {
         let idle = {
-            let mut state = self.state.lock();
+            let mut state = self.lock();
             state.generation = state.generation.wrapping_add(1);
             let idle = state.idle.take_all();
-            self.publish(&state);
+            state.publish();
             idle
         };
         tracing::debug!(address = %self.address, idle = idle.len(), "does the address lead elsewhere?");
@@ -90,7 +89,7 @@ impl<C> Shared<C> {
     /// Asks the dialer about a connection that was dialled before the address moved. `false`: it leads elsewhere.
     pub(super) fn bring_up_to_date(&self, entry: &mut Entry<C>) -> bool {
         let (generation, closed_before) = {
-            let state = self.state.lock();
+            let state = self.lock();
             (state.generation, state.closed_before)
         };
         let dialled = entry.record.generation;
@@ -118,7 +117,7 @@ impl<C> Shared<C> {
         for _ in max_conns..slots {
             surplus.extend(state.idle.take_oldest());
         }
-        self.publish(&state);
+        state.publish();
         self.sync(&mut books, &state);
         let rests = state.idle.len() > 0;
         state.tended |= rests;
@@ -137,7 +136,7 @@ impl<C> Shared<C> {
     /// Has a dial go on by itself, until it ends or nobody can want it any more.
     pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
         let dial = runtime.spawn(dial).abort_handle();
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if !state.closed {
             let detached = &mut state.rare().detached;
             detached.retain(|dial| !dial.is_finished());

@@ -36,7 +36,7 @@ struct Dialled<C> {
 impl<C> Shared<C> {
     /// A dial is to begin with this slot.
     pub(crate) fn begin_dial(&self, slot: Slot) -> Begun {
-        let terms = self.state.lock().begin_dial();
+        let terms = self.lock().begin_dial();
         Begun { slot, terms }
     }
 
@@ -63,18 +63,18 @@ impl<C> Shared<C> {
 
     /// Why the address pauses.
     pub(crate) fn failure(&self) -> DialError {
-        self.state.lock().rare().failure()
+        self.lock().rare().failure()
     }
 
     pub(crate) fn last_error(&self) -> Option<DialError> {
-        self.state.lock().last_error()
+        self.lock().last_error()
     }
 
     /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
     pub(crate) fn dialled(&self, initiator: Option<Place>, mut entry: Box<Entry<C>>) {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let alone = if state.closed { None } else { state.take_alone(initiator, &entry) };
         let Dialled { waker, stranded, left, former } = match alone {
             Some(caller) => {
@@ -88,7 +88,12 @@ impl<C> Shared<C> {
         let spent = if is_over { None } else { self.calm_down(&mut books, &mut state) };
         drop(state);
         self.ledger().settle(books);
-        waker.into_iter().chain(stranded.into_iter().flatten()).for_each(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(stranded) = stranded {
+            stranded.into_iter().for_each(Waker::wake);
+        }
         drop((former, spent)); // an error is the dialer's: not under a lock (I3)
         if let Some(entry) = left {
             Self::rest(entry, true);
@@ -133,7 +138,7 @@ impl<C> Shared<C> {
         let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let (rare, limits) = state.rare_and_limits();
         // Without pauses there is nothing to wait for.
         let pauses = !limits.pause.is_zero();
@@ -180,7 +185,7 @@ impl<C> Shared<C> {
     pub(crate) fn dial_postponed(&self, initiator: Option<Place>, error: DialError, lease: SharedLease) {
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let rare = state.rare();
         let former = rare.last_error.replace(error);
         let mut wakers = Vec::new();

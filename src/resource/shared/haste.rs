@@ -16,7 +16,7 @@ impl<C> Shared<C> {
         if self.may_dial() > 0 {
             return None; // the usual case, without a lock
         }
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let rare = state.several_mut()?;
         let awaits = !rare.probed_on.contains(&runtime) && !rare.queued.is_empty();
         let end = rare.pace.pause_end().filter(|_| awaits)?;
@@ -26,7 +26,7 @@ impl<C> Shared<C> {
 
     /// Whether somebody of this runtime has to be told to [hasten](Self::hasten), since callers queue here and nobody does.
     pub(crate) fn await_haste(&self, runtime: runtime::Id) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Some(rare) = state.several_mut() else { return false };
         if rare.queued.is_empty() || rare.hastened_on.contains(&runtime) {
             return false;
@@ -41,7 +41,7 @@ impl<C> Shared<C> {
     /// Whoever was to hasten is gone: those who count on it keep their time themselves.
     pub(crate) fn haste_ended(&self, runtime: runtime::Id) {
         let wakers: Vec<_> = {
-            let mut state = self.state.lock();
+            let mut state = self.lock();
             let rare = state.rare();
             rare.hastened_on.retain(|other| *other != runtime);
             let theirs = rare.queued.iter().filter(|(_, waiter)| waiter.wants.runtime == Some(runtime));

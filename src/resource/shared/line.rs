@@ -5,14 +5,14 @@ use std::sync::Arc;
 use tokio::runtime;
 
 use super::callers::Rare;
-use super::{Begun, Caller, Failure, Grant, Shared, State, Waiter};
+use super::{Begun, Caller, Failure, Grant, Locked, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Slot};
 use crate::clock::{self, Tick};
 use crate::error::{DialError, Phase};
 use crate::stats::Event;
-use crate::sync::{MutexGuard, Ordering, ShortMutexGuard};
+use crate::sync::{MutexGuard, Ordering};
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
@@ -87,7 +87,7 @@ impl<C> Shared<C> {
 
     /// Whether a caller waits for a slot or for its address, and not for a dial.
     pub(crate) fn is_queued(&self, place: Option<Place>) -> bool {
-        let state = self.state.lock();
+        let state = self.lock();
         let queued = state.several().map(|rare| &rare.queued);
         place.zip(queued).is_some_and(|(place, queued)| queued.contains(place))
     }
@@ -139,7 +139,7 @@ impl<C: Send + 'static> Shared<C> {
             if let Some((victim, slot)) = books.spare(self.partition().account) {
                 (brought, spared) = (slot, Some(victim));
             }
-            state = self.state.lock();
+            state = self.lock();
         }
         let (queued, unused) = self.line_up(books, state, caller, brought, rests);
         let Some(victim) = spared else { return queued };
@@ -149,7 +149,7 @@ impl<C: Send + 'static> Shared<C> {
             // Served by what came back meanwhile.
             Queued::At(place, Some(begun)) if !caller.cell.is_waiting() => {
                 drop(begun);
-                self.state.lock().tally.take_back(Event::Dial);
+                self.lock().tally.take_back(Event::Dial);
                 Queued::At(place, None)
             }
             queued => queued,
@@ -160,7 +160,7 @@ impl<C: Send + 'static> Shared<C> {
     fn line_up(
         self: &Arc<Self>,
         mut books: MutexGuard<'_, Books>,
-        mut state: ShortMutexGuard<'_, State<C>>,
+        mut state: Locked<'_, C>,
         caller: &Arc<Caller<C>>,
         brought: Option<Slot>,
         rests: u32,
@@ -190,7 +190,7 @@ impl<C: Send + 'static> Shared<C> {
         let mut surplus = None;
         if caller.wants.fresh && books.slots_of(seat) >= self.max_conns() {
             surplus = state.idle.take_oldest();
-            self.publish(&state);
+            state.publish();
         }
         let brought = match brought {
             Some(slot) if self.may_dial_with(&books, &state, seat, &slot) => Brought::Dials(slot),

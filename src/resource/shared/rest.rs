@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::callers::{Grant, Next, Rare, Waiter};
-use super::{Shared, State};
+use super::{Locked, Shared, State};
 use crate::budget::books::Books;
 use crate::conn::Entry;
 use crate::stats::Event;
-use crate::sync::ShortMutexGuard;
 
 /// What becomes of a connection that is given back.
 enum Fate {
@@ -25,8 +24,8 @@ impl<C> Shared<C> {
     /// In the usual case it writes nothing outside of its address (I8).
     #[inline]
     pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) {
-        let home = entry.shared.state;
-        let mut state = home.lock();
+        let room = entry.shared.room;
+        let mut state = entry.shared.dialer.lock(room);
         let rests = state.calm
             && state.generation == entry.record.generation
             && state.idle.len() < state.settings.max_idle
@@ -36,7 +35,7 @@ impl<C> Shared<C> {
             return Self::rest_otherwise(state, entry, news);
         }
         let untended = (!state.tended).then(|| Arc::clone(&entry.shared));
-        state.put(entry, home.published, news);
+        state.put(entry, news);
         drop(state);
         if let Some(shared) = untended {
             Self::take_in(&shared);
@@ -51,7 +50,7 @@ impl<C> Shared<C> {
     /// Out of the way of the usual case.
     #[cold]
     #[inline(never)]
-    fn rest_otherwise(mut state: ShortMutexGuard<'_, State<C>>, entry: Box<Entry<C>>, news: bool) {
+    fn rest_otherwise(mut state: Locked<'_, C>, entry: Box<Entry<C>>, news: bool) {
         if let Some(ended) = entry.record.put_end(state.settings.max_uses) {
             drop(state);
             return entry.discard(ended.event());
@@ -70,7 +69,10 @@ impl<C> Shared<C> {
 
     /// Gives a connection to the oldest caller here who can use it, if that is for this address alone to decide and
     /// makes no difference to the books: nobody else wants its slot, and others stay in the queue.
-    fn hand_over_here(state: &mut State<C>, entry: Box<Entry<C>>) -> Result<Option<Waker>, Box<Entry<C>>> {
+    fn hand_over_here(
+        state: &mut Locked<'_, C>,
+        entry: Box<Entry<C>>,
+    ) -> Result<Option<Waker>, Box<Entry<C>>> {
         let this = &*entry.shared;
         if state.closed || state.crowded || state.generation != entry.record.generation {
             return Err(entry);
@@ -85,7 +87,7 @@ impl<C> Shared<C> {
             Some(Next::Queued(_)) | None => None,
         };
         let Some(waiter) = waiter else { return Err(entry) };
-        this.state.published.count_reuse(u64::from(entry.is_reused()));
+        state.published.count_reuse(u64::from(entry.is_reused()));
         Ok(waiter.caller.cell.grant(Grant::Conn(entry)))
     }
 
@@ -108,7 +110,7 @@ impl<C> Shared<C> {
             }
             untended = !state.tended;
             if let Some(entry) = entry.take() {
-                state.put(entry, this.state.published, news);
+                state.put(entry, news);
             }
             spent = this.calm_down(&mut books, &mut state);
         }
@@ -118,7 +120,7 @@ impl<C> Shared<C> {
             }
             displaced = Some((closing, *event));
         }
-        this.publish(&state);
+        state.publish();
         drop(state);
         this.ledger().settle(books);
         drop(spent);
@@ -134,7 +136,7 @@ impl<C> Shared<C> {
     }
 
     /// Decides on a connection that is given back, and hands it over if that is the decision.
-    fn fate(&self, books: &mut Books, state: &mut State<C>, entry: &mut Option<Box<Entry<C>>>) -> Fate {
+    fn fate(&self, books: &mut Books, state: &mut Locked<'_, C>, entry: &mut Option<Box<Entry<C>>>) -> Fate {
         let Some(back) = entry.as_ref() else { return Fate::Rests };
         if back.is_gone() {
             return Fate::Closes(Event::Stale);
@@ -152,7 +154,7 @@ impl<C> Shared<C> {
         }
         if let Some(waiter) = self.next_for(books, state, back) {
             if back.is_reused() {
-                self.state.published.count_reuse(1);
+                state.published.count_reuse(1);
                 let (rare, limits) = state.rare_and_limits();
                 rare.pace.came_back(limits);
                 self.sync(books, state);

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Caller, Published, Shared, State};
+use super::{Caller, Locked, Shared, State};
 use crate::budget::Site;
 use crate::budget::queue::Place;
 use crate::budget::slot::{Lease, Slot};
 use crate::clock::{self, Tick};
 use crate::conn::{Conn, Entry};
 use crate::dial::{CheckContext, Fitness};
-use crate::resource::home::Houses;
 use crate::resource::settings::{Settings, Span};
 use crate::runtime::Whereabouts;
 use crate::stats::Event;
@@ -32,8 +31,7 @@ struct Counted<'a, C>(&'a Shared<C>);
 impl<C> Drop for Counted<'_, C> {
     #[cold]
     fn drop(&mut self) {
-        let _state = self.0.state.lock();
-        self.0.state.published.count_reuse(u64::MAX); // one less
+        self.0.lock().published.count_reuse(u64::MAX); // one less
     }
 }
 
@@ -77,12 +75,23 @@ pub(crate) enum Found<C> {
     Nothing,
 }
 
-impl<C> State<C> {
+impl<C> Locked<'_, C> {
     #[inline]
-    fn take_newest(&mut self, published: &Published) -> Option<Taken<C>> {
+    pub(in crate::resource) fn take_idle(mut self) -> Result<Taken<C>, Missed> {
+        match self.take_newest() {
+            Some(taken) => Ok(taken),
+            None => {
+                self.publish();
+                Err(self.missed())
+            }
+        }
+    }
+
+    #[inline]
+    fn take_newest(&mut self) -> Option<Taken<C>> {
         let entry = self.idle.take_newest()?;
-        self.publish(published);
-        published.count_reuse(1);
+        self.publish();
+        self.published.count_reuse(1);
         let Settings { min_idle, idle_timeout, tick, .. } = *self.settings;
         // Those of the stock may rest for as long as they live.
         let idle_timeout = if self.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
@@ -97,44 +106,14 @@ impl<C> State<C> {
     }
 }
 
-/// The newest idle connection. `touch`: the address is wanted now, which is noted.
-#[inline]
-fn take_newest<C>(home: &impl Houses<C>, touch: Option<Tick>) -> Result<Taken<C>, Missed> {
-    let published = home.published();
-    let mut state = home.lock();
-    if let Some(now) = touch {
-        state.touch(published, now);
-    }
-    match state.take_newest(published) {
-        Some(taken) => Ok(taken),
-        None => {
-            state.publish(published);
-            Err(state.missed())
-        }
-    }
-}
-
 impl<C> Shared<C> {
-    /// The newest idle connection that is fit, and whether there is a stock to look after. Closes those it finds unfit.
-    #[inline]
-    pub(crate) fn take_idle(
-        &self,
-        home: &impl Houses<C>,
-        waker: Option<&Waker>,
-        site: Site,
-    ) -> Result<(Conn<C>, bool), Missed> {
-        let now = clock::now();
-        let taken = take_newest(home, Some(now))?;
-        self.give(taken, now, waker, site)
-    }
-
-    /// The same, for who asked a moment ago.
+    /// Something idle, for who asked a moment ago.
     pub(crate) fn take_idle_again(&self, site: Site) -> Result<(Conn<C>, bool), Missed> {
-        let taken = take_newest(&self.state, None)?;
+        let taken = self.lock().take_idle()?;
         self.give(taken, clock::now(), None, site)
     }
 
-    /// What was taken, or another that is fit.
+    /// What was taken, or another that is fit, and whether there is a stock to look after. Closes those it finds unfit.
     #[inline]
     pub(crate) fn give(
         &self,
@@ -164,12 +143,12 @@ impl<C> Shared<C> {
         wait: Option<Duration>,
         caller: &Arc<Caller<C>>,
     ) -> Found<C> {
-        let mut state = self.state.lock();
-        state.touch(self.state.published, now);
-        if let Some(taken) = state.take_newest(self.state.published) {
+        let mut state = self.lock();
+        state.touch(now);
+        if let Some(taken) = state.take_newest() {
             return Found::Idle(taken);
         }
-        state.publish(self.state.published);
+        state.publish();
         let wait = wait.or(state.settings.wait_timeout);
         let Some(rare) = state.several().filter(|_| !state.closed) else { return Found::Nothing };
         let behind = wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT)
@@ -181,13 +160,13 @@ impl<C> Shared<C> {
             return Found::Nothing;
         }
         let end = wait.map_or(Tick::NEVER, |wait| now.after(wait));
-        self.state.published.count_wait();
+        state.published.count_wait();
         Found::Place(state.awaits_slot(caller, end), end)
     }
 
     /// For who wants nothing that is idle.
     pub(crate) fn pass_over_idle(&self) -> Missed {
-        self.state.lock().missed()
+        self.lock().missed()
     }
 
     /// Goes on where the newest one was unfit.
@@ -206,7 +185,7 @@ impl<C> Shared<C> {
                 Verdict::Discard(event) => taken.entry.discard(event),
                 Verdict::SetAside => aside.0.push(taken.entry),
             }
-            taken = take_newest(&self.state, None)?;
+            taken = self.lock().take_idle()?;
             let counted = Counted(self);
             verdict = Self::judge(&mut taken, now, None);
             if let Verdict::Give = verdict {

@@ -1,6 +1,7 @@
 //! What an address keeps behind its lock, and what it lets others read without; of who is in line,
 //! [`callers`](super::callers) knows. Decides nothing that concerns others.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::callers::Callers;
@@ -14,7 +15,7 @@ use crate::resource::freelist::Freelist;
 use crate::resource::history::History;
 use crate::resource::settings::Settings;
 use crate::stats::{AddressTally, Event};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, ShortMutexGuard};
 
 /// What an address lets others know of itself: written under its lock, read without.
 #[derive(Debug, Default)]
@@ -108,12 +109,47 @@ impl<C> State<C> {
         let Settings { dial_timeout: timeout, max_lifetime, .. } = *self.settings;
         Terms { generation: self.generation, timeout, max_lifetime }
     }
+}
+
+/// The state of an address, as who has its lock has it, and what it publishes.
+pub(crate) struct Locked<'a, C> {
+    state: ShortMutexGuard<'a, State<C>>,
+    pub(super) published: &'a Published,
+}
+
+impl<C> Deref for Locked<'_, C> {
+    type Target = State<C>;
+
+    #[inline]
+    fn deref(&self) -> &State<C> {
+        &self.state
+    }
+}
+
+impl<C> DerefMut for Locked<'_, C> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut State<C> {
+        &mut self.state
+    }
+}
+
+impl<'a, C> Locked<'a, C> {
+    #[inline]
+    pub(in crate::resource) fn new(state: ShortMutexGuard<'a, State<C>>, published: &'a Published) -> Self {
+        Self { state, published }
+    }
+
+    /// How many connections rest, or are in the keeper's hands.
+    #[inline]
+    pub(super) fn resting(&self) -> usize {
+        self.idle.len() + self.published.notice.lent()
+    }
 
     /// Tells the books' searches what is here. Every change of the idle ones ends with it.
     #[inline]
-    pub(super) fn publish(&self, published: &Published) {
-        let notice = &published.notice;
-        let idle = self.idle.len() + notice.lent();
+    pub(super) fn publish(&self) {
+        let notice = &self.published.notice;
+        let idle = self.resting();
         let hint = Hint::with_idle(notice.hint.load(Ordering::Relaxed), idle);
         notice.hint.store(hint, Ordering::Relaxed);
         if idle > 1 {
@@ -124,9 +160,9 @@ impl<C> State<C> {
 
     /// It is wanted. The caller [publishes](Self::publish) what that changes.
     #[inline]
-    pub(super) fn touch(&self, published: &Published, now: Tick) {
+    pub(in crate::resource) fn touch(&self, now: Tick) {
         // What the search is told of an address is all that is kept of its history.
-        let word = &published.notice.hint;
+        let word = &self.published.notice.hint;
         let Hint { last, average, .. } = Hint::unpack(word.load(Ordering::Relaxed));
         let mut history = History::of(last, average);
         if history.touch(now.millis()) {
@@ -137,10 +173,10 @@ impl<C> State<C> {
 
     /// It rests. The caller tells the keeper, if that does not know it yet.
     #[inline]
-    pub(super) fn put(&mut self, entry: Box<Entry<C>>, published: &Published, news: bool) {
+    pub(super) fn put(&mut self, entry: Box<Entry<C>>, news: bool) {
         self.tended = true;
         self.idle.rests = self.idle.rests.wrapping_add(u32::from(news));
         self.idle.put(entry);
-        self.publish(published);
+        self.publish();
     }
 }

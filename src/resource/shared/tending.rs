@@ -97,17 +97,17 @@ impl<C> Drop for Lent<'_, C> {
 impl<C> Shared<C> {
     /// Takes some of the idle ones out, to be looked at.
     fn lend(&self, of: impl Fn(&Entry<C>) -> bool) -> Vec<Box<Entry<C>>> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let lent = state.idle.take_where(BATCH, |entry| of(entry));
-        self.state.published.notice.lent.fetch_add(lent.len() as u32, Ordering::Relaxed);
+        state.published.notice.lent.fetch_add(lent.len() as u32, Ordering::Relaxed);
         lent
     }
 
     fn give_back(&self, number: usize) {
         let nobody_waits = {
-            let state = self.state.lock();
-            self.state.published.notice.lent.fetch_sub(number as u32, Ordering::Relaxed);
-            self.publish(&state);
+            let state = self.lock();
+            state.published.notice.lent.fetch_sub(number as u32, Ordering::Relaxed);
+            state.publish();
             state.queued() == 0
         };
         if !nobody_waits {
@@ -146,14 +146,14 @@ fn is_ripe<C>(entry: &Entry<C>, now: Tick) -> bool {
 
 impl<C: Send + 'static> Tended for Shared<C> {
     fn tend(self: Arc<Self>, now: Tick) -> Findings {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.tended = true;
         let mut survey = state.survey(now);
         let ends = survey.end.is_some_and(|end| end <= now);
         if ends || survey.ripe > 0 {
             let Settings { idle_timeout, min_idle: stock, .. } = *state.settings;
             let ended = state.idle.take_ended(now, idle_timeout.duration(), stock);
-            self.publish(&state);
+            state.publish();
             drop(state);
             let mut closed = !ended.is_empty();
             for entry in ended {
@@ -171,7 +171,7 @@ impl<C: Send + 'static> Tended for Shared<C> {
             if closed {
                 upkeep::restock(&self);
             }
-            state = self.state.lock();
+            state = self.lock();
             survey = state.survey(now);
         }
         state.tended = survey.fresh > 0;
