@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fdpool::dial::CheckContext;
-use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, GetError, Held};
+use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, GetError};
 use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready};
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -285,41 +285,4 @@ async fn a_get_after_schedule_close_is_given_none_whose_dial_began_before() {
     assert_eq!(conn.number, 1);
     conn.put();
     assert_at_rest(&budget, 1);
-}
-
-/// The descriptors of its connections stay here, in the hands of somebody else.
-#[derive(Clone, Debug, Default)]
-struct Parted(Arc<Mutex<Vec<Held<()>>>>);
-
-impl Dial for Parted {
-    type Conn = ();
-
-    async fn dial(&self, _: &Address, cx: &DialContext) -> Result<(), DialError> {
-        self.0.lock().unwrap().push(cx.hold(()));
-        Ok(())
-    }
-
-    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
-        Fitness::Fit
-    }
-}
-
-#[tokio::test]
-async fn a_get_waits_for_a_slot_that_is_elsewhere() {
-    let budget = Budget::new(2);
-    let parted = Parted::default();
-    let resource = |address: &str| ConnResource::builder(address, parted.clone()).budget(&budget).build();
-    let (one, two, other) = (resource("one"), resource("two"), resource("other"));
-    ready(&mut one.get()).unwrap().put();
-    ready(&mut two.get()).unwrap().put();
-    let mut get = other.get();
-    assert!(poll(&mut get).is_pending());
-    let stats = budget.stats();
-    assert_eq!((stats.evicted, stats.closing, stats.waiting, stats.idle), (1, 1, 1, 1), "one goes for one");
-    parted.0.lock().unwrap().clear();
-    let conn: Conn<()> = ready(&mut get).unwrap();
-    drop(conn);
-    parted.0.lock().unwrap().clear();
-    drop(get);
-    assert_at_rest(&budget, 0);
 }

@@ -1,6 +1,7 @@
 //! What ends at an address: connections that lead elsewhere or were told to close, settings that allow for fewer, the
 //! handles and the resource itself.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -95,12 +96,20 @@ impl<C> Shared<C> {
         let dialled = entry.record.generation;
         // Those to be closed, and those whose address moves meanwhile, are seen to by who has the lock.
         if dialled < generation && dialled >= closed_before {
-            if !entry.conn.as_ref().is_some_and(|conn| self.dialer.is_current(&self.address, conn)) {
+            if !entry.conn.as_ref().is_some_and(|conn| self.is_current(conn)) {
                 return false;
             }
             entry.record.generation = generation;
         }
         true
+    }
+
+    /// Asked at a put, or by the keeper: a panic is nobody's business there, and is counted.
+    fn is_current(&self, conn: &C) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.dialer.is_current(&self.address, conn))).unwrap_or_else(|_| {
+            self.count(Event::Panic);
+            false
+        })
     }
 
     /// Changes settings, and acts by them.
@@ -113,9 +122,14 @@ impl<C> Shared<C> {
         while state.idle.len() > max_idle {
             surplus.extend(state.idle.take_oldest());
         }
-        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat)) - surplus.len();
-        for _ in max_conns..slots {
-            surplus.extend(state.idle.take_oldest());
+        // Those whose descriptors have gone elsewhere have no slot any more.
+        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
+        let mut left = slots - surplus.iter().filter(|entry: &&Box<Entry<C>>| !entry.is_gone()).count();
+        while left > max_conns
+            && let Some(entry) = state.idle.take_oldest()
+        {
+            left -= usize::from(!entry.is_gone());
+            surplus.push(entry);
         }
         state.publish();
         self.sync(&mut books, &state);

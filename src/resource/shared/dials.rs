@@ -69,9 +69,11 @@ impl<C> Shared<C> {
     pub(crate) fn last_error(&self) -> Option<DialError> {
         self.lock().last_error()
     }
+}
 
+impl<C: Send + 'static> Shared<C> {
     /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
-    pub(crate) fn dialled(&self, initiator: Option<Place>, mut entry: Box<Entry<C>>) {
+    pub(crate) fn dialled(self: &Arc<Self>, initiator: Option<Place>, mut entry: Box<Entry<C>>) {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.lock();
@@ -101,12 +103,13 @@ impl<C> Shared<C> {
     }
 
     fn dialled_for_several(
-        &self,
+        self: &Arc<Self>,
         books: &mut Books,
         state: &mut State<C>,
         initiator: Option<Place>,
         entry: Box<Entry<C>>,
     ) -> Dialled<C> {
+        books.be_seated(self); // for who queues again: its descriptor may have gone, and its seat with that
         let waiter = if state.closed { None } else { self.next_for(books, state, &entry) };
         let (waker, left) = match waiter {
             Some(waiter) => (waiter.caller.cell.grant(Grant::Conn(entry)), None),
@@ -128,7 +131,7 @@ impl<C> Shared<C> {
     /// are left; else the oldest who queues. Those who wait until the address is well are told of nothing that may
     /// pass. If the address pauses now, so are all who queue for a dial.
     pub(crate) fn dial_failed(
-        &self,
+        self: &Arc<Self>,
         initiator: Option<Place>,
         failure: Failure,
         lease: SharedLease,
@@ -138,6 +141,7 @@ impl<C> Shared<C> {
         let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
+        books.be_seated(self); // for who queues again: the slot may have gone, and its seat with that
         let mut state = self.lock();
         let (rare, limits) = state.rare_and_limits();
         // Without pauses there is nothing to wait for.
@@ -182,9 +186,15 @@ impl<C> Shared<C> {
 
     /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
     /// one.
-    pub(crate) fn dial_postponed(&self, initiator: Option<Place>, error: DialError, lease: SharedLease) {
+    pub(crate) fn dial_postponed(
+        self: &Arc<Self>,
+        initiator: Option<Place>,
+        error: DialError,
+        lease: SharedLease,
+    ) {
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
+        books.be_seated(self); // for who queues again: the slot may have gone, and its seat with that
         let mut state = self.lock();
         let rare = state.rare();
         let former = rare.last_error.replace(error);
@@ -200,9 +210,7 @@ impl<C> Shared<C> {
         wakers.into_iter().for_each(Waker::wake);
         drop((former, lease));
     }
-}
 
-impl<C: Send + 'static> Shared<C> {
     /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
     pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
         let mut books = self.ledger().lock();

@@ -1,0 +1,88 @@
+//! Connections whose descriptors are in other hands ([`DialContext::hold`]): their slots stay where those are.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fdpool::dial::{CheckContext, from_fn};
+use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, Held};
+use support::{assert_at_rest, poll, ready};
+
+/// The descriptors of its connections stay here, in the hands of somebody else.
+#[derive(Clone, Debug, Default)]
+struct Parted(Arc<Mutex<Vec<Held<()>>>>);
+
+impl Dial for Parted {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, cx: &DialContext) -> Result<(), DialError> {
+        self.0.lock().unwrap().push(cx.hold(()));
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+}
+
+#[tokio::test]
+async fn a_get_waits_for_a_slot_that_is_elsewhere() {
+    let budget = Budget::new(2);
+    let parted = Parted::default();
+    let resource = |address: &str| ConnResource::builder(address, parted.clone()).budget(&budget).build();
+    let (one, two, other) = (resource("one"), resource("two"), resource("other"));
+    ready(&mut one.get()).unwrap().put();
+    ready(&mut two.get()).unwrap().put();
+    let mut get = other.get();
+    assert!(poll(&mut get).is_pending());
+    let stats = budget.stats();
+    assert_eq!((stats.evicted, stats.closing, stats.waiting, stats.idle), (1, 1, 1, 1), "one goes for one");
+    parted.0.lock().unwrap().clear();
+    let conn: Conn<()> = ready(&mut get).unwrap();
+    drop(conn);
+    parted.0.lock().unwrap().clear();
+    drop(get);
+    assert_at_rest(&budget, 0);
+}
+
+/// A handshake that fails once, after its socket's slot went with the socket.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_served_where_a_dial_failed_that_had_parted_with_its_slot() {
+    let failures =
+        [DialError::from(std::io::ErrorKind::ConnectionReset), std::io::Error::from_raw_os_error(24).into()];
+    for failure in failures {
+        let (dials, said) = (Arc::new(AtomicUsize::new(0)), failure.clone());
+        let dialer = from_fn(
+            move |_: &Address, cx: &DialContext| {
+                let held = cx.hold(());
+                let first = dials.fetch_add(1, Ordering::Relaxed) == 0;
+                let said = said.clone();
+                async move {
+                    drop(held);
+                    if first { Err(said) } else { Ok(()) }
+                }
+            },
+            |(), _| Fitness::Fit,
+        );
+        let budget = Budget::new(2);
+        let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+        let conn = tokio::time::timeout(Duration::from_secs(1), resource.get().wait_for_ready()).await;
+        assert!(conn.expect("in time").is_ok(), "after {failure}");
+        assert_at_rest(&budget, 0);
+    }
+}
+
+#[tokio::test]
+async fn fewer_may_rest_than_do_while_the_descriptors_of_some_are_gone() {
+    let budget = Budget::new(4);
+    let parted = Parted::default();
+    let resource = ConnResource::builder("a", parted.clone()).budget(&budget).max_conns(2).build();
+    let conns = [ready(&mut resource.get()).unwrap(), ready(&mut resource.get()).unwrap()];
+    conns.into_iter().for_each(Conn::put);
+    parted.0.lock().unwrap().clear();
+    resource.set_max_idle(0);
+    assert_at_rest(&budget, 0);
+    assert_eq!(resource.stats().idle, 0);
+}
