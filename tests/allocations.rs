@@ -66,6 +66,21 @@ async fn try_get_allocates_nothing() {
     assert_allocates_nothing(&resource, || resource.try_get());
 }
 
+#[tokio::test]
+async fn a_warm_get_allocates_nothing_after_others_have_queued() {
+    let address = support::echo_server().await;
+    let budget = Budget::new(2);
+    let resource = ConnResource::builder(address, Tcp::default()).budget(&budget).build();
+    let conn = resource.get().await.expect("a connection");
+    let slot = budget.acquire().await.expect("a slot");
+    let mut queued = resource.get();
+    assert!(support::poll(&mut queued).is_pending());
+    drop(slot); // granted to the one who queues, who leaves without having looked
+    drop(queued);
+    conn.put();
+    assert_allocates_nothing(&resource, || at_once(resource.get()));
+}
+
 /// The count counts: what dials does allocate.
 #[tokio::test]
 async fn a_get_that_dials_allocates() {

@@ -106,7 +106,7 @@ impl<C> Shared<C> {
     }
 
     /// Written only if it changes: callers read it before each get.
-    fn note_queue(&self, others: bool) {
+    pub(super) fn note_queue(&self, others: bool) {
         if self.others_queue() != others {
             self.others_queue.store(others, Ordering::Relaxed);
         }

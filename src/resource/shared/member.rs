@@ -42,6 +42,7 @@ impl<C: Send + 'static> Member for Shared<C> {
         let Some(rare) = state.several_mut() else { return Err(slot) };
         let Some((place, waiter)) = rare.queued.pop_front() else { return Err(slot) };
         rare.dialing.insert(place, waiter.clone());
+        self.note_queue(!rare.queued.is_empty());
         Ok((waiter.caller.cell.grant(Grant::Slot(slot)), rare.queued.len()))
     }
 
@@ -53,6 +54,7 @@ impl<C: Send + 'static> Member for Shared<C> {
         let mut state = self.lock();
         let rare = state.several_mut()?;
         let wakers = rare.requeue_stranded(dials)?;
+        self.note_queue(true);
         Some((rare.queued.len(), wakers))
     }
 
