@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fdpool::dial::{CheckContext, from_fn};
+use fdpool::dial::{CheckContext, SlotShare, from_fn};
 use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, Held};
 use support::{assert_at_rest, poll, ready};
 
@@ -85,4 +85,35 @@ async fn fewer_may_rest_than_do_while_the_descriptors_of_some_are_gone() {
     resource.set_max_idle(0);
     assert_at_rest(&budget, 0);
     assert_eq!(resource.stats().idle, 0);
+}
+
+/// Something that goes on after its dial, and has a descriptor open.
+#[derive(Clone, Default)]
+struct Lookups(Arc<Mutex<Vec<SlotShare>>>);
+
+#[tokio::test]
+async fn a_dial_that_is_dropped_is_none_any_more_while_its_lookup_goes_on() {
+    let lookups = Lookups::default();
+    let begun = lookups.clone();
+    let dialer = Arc::new(from_fn(
+        move |_: &Address, cx: &DialContext| {
+            begun.0.lock().unwrap().push(cx.share_slot());
+            std::future::pending()
+        },
+        |(), _| Fitness::Fit,
+    ));
+    let budget = Budget::builder().limit(4).max_dialing(1).build().unwrap();
+    let resource = |name| ConnResource::builder(name, Arc::clone(&dialer)).budget(&budget).build();
+    let (one, other) = (resource("one"), resource("other"));
+    let (mut first, mut second) = (one.get(), other.get());
+    assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+    assert_eq!((budget.stats().dialing, budget.stats().waiting), (1, 1));
+    drop(first);
+    assert!(poll(&mut second).is_pending());
+    let stats = budget.stats();
+    assert_eq!((stats.dialing, stats.closing, stats.waiting), (1, 1, 0), "the next one dials");
+    drop(second);
+    assert_eq!((budget.stats().dialing, budget.stats().closing), (0, 2));
+    lookups.0.lock().unwrap().clear();
+    assert_at_rest(&budget, 0);
 }

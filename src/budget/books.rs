@@ -341,18 +341,20 @@ impl Books {
             }
             if kind == Kind::Dialing {
                 // While it still has its seat: a caller may stay behind.
-                let seated = &self.seats[seat];
-                if let Some((queued, wakers)) = seated.member.dial_ended(seated.slots.get(Kind::Dialing) - 1)
-                {
-                    self.departed
-                        .extend(wakers.into_iter().map(|waker| Departing::Hasty(Wakes(Some(waker)))));
-                    self.sync(seat, queued);
-                }
+                self.dial_ended(seat, self.dials_of(seat) - 1);
             }
         }
         self.give_back(account, used.kind(), used.weight());
         if let Use::Seated { seat, kind, .. } = used {
             self.vacate(seat, kind);
+        }
+    }
+
+    /// A dial has ended without an outcome: who counted on it queues again.
+    fn dial_ended(&mut self, seat: SeatId, dials: usize) {
+        if let Some((queued, wakers)) = self.seats[seat].member.dial_ended(dials) {
+            self.departed.extend(wakers.into_iter().map(|waker| Departing::Hasty(Wakes(Some(waker)))));
+            self.sync(seat, queued);
         }
     }
 
@@ -437,6 +439,14 @@ impl Books {
     pub(crate) fn undialled(&mut self, lease: Option<&mut Lease>) {
         if let Some(lease) = lease {
             self.relabel(lease, Kind::Closing);
+        }
+    }
+
+    /// The same for a dial that was dropped, whose slot somebody else keeps.
+    pub(crate) fn dial_dropped(&mut self, lease: &mut Lease) {
+        self.relabel(lease, Kind::Closing);
+        if let Lease::Own(Claim::Plain { used: Use::Seated { seat, .. }, .. }) = *lease {
+            self.dial_ended(seat, self.dials_of(seat));
         }
     }
 

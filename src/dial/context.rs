@@ -128,7 +128,27 @@ impl DialContext {
 
     /// The dial failed: its slot goes with the last who has a share in it.
     pub(crate) fn into_lease(self) -> SharedLease {
-        self.lease.lock().share()
+        let mut parts = self.lease.lock();
+        let lease = parts.share();
+        *parts = Parts::Alone(None);
+        drop(parts);
+        lease
+    }
+}
+
+impl Drop for DialContext {
+    /// Who keeps its slot keeps it from being another's; it is no dial's any more.
+    fn drop(&mut self) {
+        let shared = match &*self.lease.lock() {
+            Parts::Shared(lease) if lease.lock().is_some() => Arc::clone(lease),
+            Parts::Shared(_) | Parts::Alone(_) => return,
+        };
+        let ledger = &self.budget.partition.ledger;
+        let mut books = ledger.lock();
+        if let Some(lease) = &mut *shared.lock() {
+            books.dial_dropped(lease);
+        }
+        ledger.settle(books);
     }
 }
 
