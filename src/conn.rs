@@ -41,6 +41,8 @@ pub(crate) struct Entry<C> {
     spent: Option<Event>,
     /// Its budget tracks who holds it.
     tracked: bool,
+    /// It was found busy since it was put: those in line are not given it.
+    pub(crate) busy: bool,
     /// It rests, or is in the keeper's hands, and its stream wakes the keeper.
     watched: bool,
     /// By what its stream does that, once it was watched.
@@ -60,8 +62,8 @@ impl<C> Entry<C> {
         shared: Arc<Shared<C>>,
     ) -> Box<Self> {
         let (conn, lease, tracked) = (Some(conn), Some(lease), shared.tracks());
-        let (watched, alarm, hold) = (false, None, None);
-        Box::new(Self { conn, lease, record, runtime, spent: None, tracked, watched, alarm, hold, shared })
+        let (spent, busy, watched, alarm, hold) = (None, false, false, None, None);
+        Box::new(Self { conn, lease, record, runtime, spent, tracked, busy, watched, alarm, hold, shared })
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -271,6 +273,7 @@ impl<C> Conn<C> {
         if entry.tracked {
             entry.note_hold(site);
         }
+        entry.busy = false;
         Self { entry: Some(entry) }
     }
 

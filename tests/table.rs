@@ -76,6 +76,29 @@ async fn get_skips_busy_ones_and_keeps_them() {
     drop((conn, other));
 }
 
+#[tokio::test(start_paused = true)]
+async fn get_and_put_one_that_is_busy_is_kept_beside_who_waits() {
+    let (budget, script) = (Budget::new(4), Script::default().into());
+    let resource = fakes_with("a", &budget, &script).max_conns(1).build();
+    let conn = resource.get().await.unwrap();
+    let handle = conn.handle();
+    conn.put();
+    *handle.lock().unwrap() = Fitness::Busy;
+    let (mut waiting, mut next) = (resource.get(), resource.get());
+    assert!(poll(&mut waiting).is_pending() && poll(&mut next).is_pending());
+    tokio::time::sleep(Duration::from_secs(1)).await; // the keeper looks at it
+    assert!(poll(&mut waiting).is_pending() && poll(&mut next).is_pending());
+    assert_eq!((resource.stats().idle, script.begun(), script.closed()), (1, 1, 0));
+    *handle.lock().unwrap() = Fitness::Fit;
+    let conn = resource.get().await.unwrap();
+    conn.put();
+    let conn = ready(&mut waiting).unwrap();
+    conn.put();
+    ready(&mut next).unwrap().put();
+    assert_eq!(script.begun(), 1);
+    assert_at_rest(&budget, 1);
+}
+
 #[tokio::test]
 async fn get_with_none_idle_and_a_free_slot_dials() {
     let (budget, script) = (Budget::new(10), Script::manual());

@@ -95,7 +95,7 @@ impl Wants {
         let known = entry.runtime.is_none() || entry.runtime == self.runtime;
         // Generations wrap.
         let young = entry.record.generation.wrapping_sub(generation) as i32 >= 0;
-        known && young && !(self.fresh && entry.is_reused())
+        known && young && !entry.busy && !(self.fresh && entry.is_reused())
     }
 }
 

@@ -161,7 +161,7 @@ impl<C> Shared<C> {
             }
             return Fate::Served(entry.take().and_then(|entry| waiter.caller.cell.grant(Grant::Conn(entry))));
         }
-        if state.queued() > 0 {
+        if state.queued() > 0 && !back.busy {
             // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
             return Fate::Closes(Event::Retired);
         }

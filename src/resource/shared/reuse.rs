@@ -214,7 +214,10 @@ impl<C> Shared<C> {
         }
         match Self::check(entry, now, *tick) {
             Fitness::Fit => Verdict::Give,
-            Fitness::Busy => Verdict::SetAside,
+            Fitness::Busy => {
+                entry.busy = true;
+                Verdict::SetAside
+            }
             Fitness::Closed => Verdict::Discard(Event::Stale),
             Fitness::Dirty => Verdict::Discard(Event::Dirty),
             Fitness::Broken => Verdict::Discard(Event::Broken),
