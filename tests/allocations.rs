@@ -81,6 +81,37 @@ async fn a_warm_get_allocates_nothing_after_others_have_queued() {
     assert_allocates_nothing(&resource, || at_once(resource.get()));
 }
 
+/// Of an address where several have waited for dials, and one of these went on without its get.
+#[test]
+fn nothing_is_kept_of_a_dial_that_is_over() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let (budget, script) = (Budget::new(2), support::Script::manual());
+    let resource = |name| support::fakes(name, &budget, &script);
+    let spike = async |resource: ConnResource<support::Fake>| {
+        let (mut first, mut second) = (resource.get(), resource.get());
+        assert!(support::poll(&mut first).is_pending() && support::poll(&mut second).is_pending());
+        script.answer_newest(Ok(()));
+        assert!(support::poll(&mut second).is_pending(), "for the first, whose dial goes on");
+        let conn = support::ready(&mut first).expect("a connection");
+        support::settle().await;
+        script.answer(Ok(()));
+        support::settle().await;
+        support::ready(&mut second).expect("a connection").close();
+        conn.close();
+    };
+    // Whatever the budget and the test keep from their first time on.
+    runtime.block_on(spike(resource("another")));
+    let resource = resource("a");
+    runtime.block_on(async {
+        let mut get = resource.get();
+        assert!(support::poll(&mut get).is_pending());
+        script.answer(Ok(()));
+        support::ready(&mut get).expect("a connection").close();
+    });
+    let kept = allocation_counter::measure(|| runtime.block_on(spike(resource.clone())));
+    assert_eq!(kept.bytes_current, 0, "{kept:?}");
+}
+
 /// The count counts: what dials does allocate.
 #[tokio::test]
 async fn a_get_that_dials_allocates() {

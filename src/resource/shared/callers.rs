@@ -273,7 +273,7 @@ impl<C> Rare<C> {
     fn is_spent(&self) -> bool {
         self.queued.is_empty()
             && self.dialing.is_empty()
-            && self.detached.is_empty()
+            && self.detached.iter().all(AbortHandle::is_finished)
             && self.probed_on.is_empty()
             && self.hastened_on.is_empty()
             && self.last_error.is_none()
