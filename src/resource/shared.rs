@@ -220,8 +220,11 @@ impl<C> Shared<C> {
 
 impl<C> Drop for Shared<C> {
     fn drop(&mut self) {
-        let state = std::mem::take(&mut *self.lock());
+        let mut state = self.lock();
+        let vacant = State::new(Arc::clone(&state.settings));
+        let left = std::mem::replace(&mut *state, vacant);
         drop(state);
+        drop(left);
         home::move_out(self.room);
     }
 }

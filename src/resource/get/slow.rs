@@ -43,6 +43,14 @@ enum Lined<C> {
     Refused(Failure),
 }
 
+/// How a caller left the line.
+struct Outcome {
+    began: Tick,
+    phase: Phase,
+    /// What it had been told at the last moment.
+    told: Option<Failure>,
+}
+
 impl<'a, C: Send + 'static> Get<'a, C> {
     /// Nothing is idle, or nothing idle is wanted.
     #[cold]
@@ -165,7 +173,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     if self.resource.shared().is_closed() {
                         drop(slot);
                         let error = self.failed(Failure::Closed, began);
-                        drop(self.give_up(None));
+                        drop(self.leave_line());
                         return Poll::Ready(Err(error));
                     }
                     let shared = self.resource.shared();
@@ -240,6 +248,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
         Ok(None)
     }
+}
+
+impl<'a, C> Get<'a, C> {
+    pub(super) fn slow(&mut self) -> &mut Slow<'a, C> {
+        match &mut self.stage {
+            Stage::Slow(slow) => slow,
+            Stage::Idle | Stage::Behind(_) => unreachable!("BUG: a get in line, that looks after itself"),
+        }
+    }
 
     fn failed(&self, failure: Failure, began: Tick) -> GetError {
         let shared = self.resource.shared();
@@ -257,15 +274,6 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             },
         }
     }
-}
-
-impl<'a, C> Get<'a, C> {
-    pub(super) fn slow(&mut self) -> &mut Slow<'a, C> {
-        match &mut self.stage {
-            Stage::Slow(slow) => slow,
-            Stage::Idle | Stage::Behind(_) => unreachable!("BUG: a get in line, that looks after itself"),
-        }
-    }
 
     pub(super) fn end(&mut self, result: Result<Conn<C>, GetError>) -> Poll<Result<Conn<C>, GetError>> {
         self.detach();
@@ -277,33 +285,16 @@ impl<'a, C> Get<'a, C> {
     pub(super) fn leave(&mut self) {
         match &self.stage {
             Stage::Slow(slow) if slow.place.is_none() => self.detach(),
-            Stage::Slow(_) | Stage::Behind(_) | Stage::Idle => drop(self.give_up(None)),
+            Stage::Slow(_) | Stage::Behind(_) | Stage::Idle => drop(self.leave_line()),
         }
     }
 
-    /// Leaves the line; whatever was granted goes to the next. `None` if it was in none.
+    /// Leaves the line, and says why. `None` if it was in none.
     fn give_up(&mut self, end: Option<End>) -> Option<GetError> {
+        let Outcome { began, phase, told } = self.leave_line()?;
         let shared = self.resource.shared();
-        let (caller, place, attempt) = match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Idle => return None,
-            Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None),
-            Stage::Slow(slow) => (slow.caller, slow.place, slow.attempt),
-        };
-        let began = caller.cell.since;
-        let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
-        let Left { granted, phase, keep_dial } = shared.leave(place, &caller, runtime);
-        let phase = match granted {
-            _ if attempt.is_some() => Phase::Dialing,
-            // At the last moment, and of no use any more.
-            Some(Grant::Slot(_) | Grant::Conn(_)) => Phase::WaitingForSlot,
-            _ => phase,
-        };
-        if let Some(granted) = granted {
-            shared.pass_on(granted);
-        }
-        match attempt {
-            Some(attempt) if keep_dial => go_on(shared, attempt),
-            attempt => drop(attempt),
+        if let Some(failure) = told.filter(|_| end != Some(End::Cancelled)) {
+            return Some(self.failed(failure, began)); // that is why, and not that its time is over
         }
         let timed_out = end.is_some_and(End::timed_out);
         let (details, source) = (shared.details(phase, began, timed_out), shared.last_error());
@@ -314,6 +305,30 @@ impl<'a, C> Get<'a, C> {
             (_, Phase::BackingOff) => GetError::Dial { details, source: shared.failure() },
             (_, Phase::Dialing) => GetError::DialTimeout { details, source },
         })
+    }
+
+    /// Whatever was granted goes to the next.
+    fn leave_line(&mut self) -> Option<Outcome> {
+        let shared = self.resource.shared();
+        let (caller, place, attempt) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle => return None,
+            Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None),
+            Stage::Slow(slow) => (slow.caller, slow.place, slow.attempt),
+        };
+        let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
+        let Left { granted, phase, keep_dial } = shared.leave(place, &caller, runtime);
+        let phase = match granted {
+            _ if attempt.is_some() => Phase::Dialing,
+            // At the last moment, and of no use any more.
+            Some(Grant::Slot(_) | Grant::Conn(_)) => Phase::WaitingForSlot,
+            _ => phase,
+        };
+        let told = granted.and_then(|granted| shared.pass_on(granted));
+        match attempt {
+            Some(attempt) if keep_dial => go_on(shared, attempt),
+            attempt => drop(attempt),
+        }
+        Some(Outcome { began: caller.cell.since, phase, told })
     }
 
     /// It was served otherwise: its dial goes on without it.

@@ -118,13 +118,14 @@ impl<C> Shared<C> {
         change(Arc::make_mut(&mut state.settings));
         let Settings { max_conns, max_idle, .. } = *state.settings;
         self.set_max_conns(max_conns);
-        let mut surplus = Vec::new();
+        let mut surplus: Vec<Box<Entry<C>>> = Vec::new();
         while state.idle.len() > max_idle {
             surplus.extend(state.idle.take_oldest());
         }
         // Those whose descriptors have gone elsewhere have no slot any more.
         let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
-        let mut left = slots - surplus.iter().filter(|entry: &&Box<Entry<C>>| !entry.is_gone()).count();
+        let gone = surplus.iter().filter(|entry| entry.is_gone()).count();
+        let mut left = slots + gone - surplus.len();
         while left > max_conns
             && let Some(entry) = state.idle.take_oldest()
         {

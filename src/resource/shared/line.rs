@@ -76,13 +76,14 @@ impl<C> Shared<C> {
         Left { granted: caller.cell.leave(), phase, keep_dial }
     }
 
-    /// Passes on what was granted to a caller that left.
-    pub(crate) fn pass_on(&self, grant: Grant<C>) {
+    /// Passes on what was granted to a caller that left. A failure is its own.
+    pub(crate) fn pass_on(&self, grant: Grant<C>) -> Option<Failure> {
         match grant {
             Grant::Conn(entry) => Self::rest(entry, true),
             Grant::Slot(slot) => drop(slot),
-            Grant::Failed(_) => {}
+            Grant::Failed(failure) => return Some(failure),
         }
+        None
     }
 
     /// Whether a caller waits for a slot or for its address, and not for a dial.

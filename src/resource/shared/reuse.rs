@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Caller, Locked, Shared, State};
+use super::{Caller, Locked, Shared};
 use crate::budget::Site;
 use crate::budget::queue::Place;
 use crate::budget::slot::{Lease, Slot};
@@ -51,7 +51,7 @@ pub(crate) struct Taken<C> {
     entry: Box<Entry<C>>,
     idle_timeout: Span,
     tick: Span,
-    /// There is a stock to be kept, and it may be short of one now.
+    /// There is a stock to be kept, and fewer rest.
     stocks: bool,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Taken<C> {
 pub(crate) struct Missed {
     /// As of this many rests.
     pub(crate) rests: u32,
-    /// There is a stock to be kept.
+    /// There is a stock to be kept, and fewer rest.
     pub(crate) stocks: bool,
     /// The resource's.
     pub(crate) wait_timeout: Option<Duration>,
@@ -95,14 +95,11 @@ impl<C> Locked<'_, C> {
         let Settings { min_idle, idle_timeout, tick, .. } = *self.settings;
         // Those of the stock may rest for as long as they live.
         let idle_timeout = if self.idle.len() < min_idle { Span::FOR_EVER } else { idle_timeout };
-        Some(Taken { entry, idle_timeout, tick, stocks: min_idle > 0 })
+        Some(Taken { entry, idle_timeout, tick, stocks: self.is_short() })
     }
-}
 
-impl<C> State<C> {
     fn missed(&self) -> Missed {
-        let Settings { min_idle, wait_timeout, .. } = *self.settings;
-        Missed { rests: self.idle.rests, stocks: min_idle > 0, wait_timeout }
+        Missed { rests: self.idle.rests, stocks: self.is_short(), wait_timeout: self.settings.wait_timeout }
     }
 }
 

@@ -78,12 +78,6 @@ pub(crate) struct State<C> {
     pub(super) callers: Callers<C>,
 }
 
-impl<C> Default for State<C> {
-    fn default() -> Self {
-        Self::new(Settings::default().share())
-    }
-}
-
 impl<C> State<C> {
     pub(in crate::resource) fn new(settings: Arc<Settings>) -> Self {
         Self {
@@ -143,6 +137,12 @@ impl<'a, C> Locked<'a, C> {
     #[inline]
     pub(super) fn resting(&self) -> usize {
         self.idle.len() + self.published.notice.lent()
+    }
+
+    /// Whether fewer rest than are to be kept in stock.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        self.resting() < self.settings.min_idle.min(self.settings.max_idle)
     }
 
     /// Tells the books' searches what is here. Every change of the idle ones ends with it.
