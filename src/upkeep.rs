@@ -199,12 +199,12 @@ impl<C: Send + 'static> Drop for Probe<C> {
     }
 }
 
-/// An address has been dialled: watches whether it leads elsewhere, if its dialer can tell, for as long as it has
-/// connections. One that cannot tell is not asked again.
+/// An address has connections: watches whether it leads elsewhere, if its dialer can tell, for as long as it has some.
+/// One that cannot tell is not asked again.
 pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let is_seen_to = shared.watched.load(Ordering::Relaxed) || shared.watched.swap(true, Ordering::Relaxed);
     if !is_seen_to && let Some(first) = begin_watch(shared) {
-        let watcher = Watcher(Arc::downgrade(shared));
+        let watcher = Watcher { shared: Arc::downgrade(shared), at_work: true };
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(watcher.work(first));
         }
@@ -225,22 +225,38 @@ fn begin_watch<C>(shared: &Shared<C>) -> Option<Result<dial::Watch, Panicked>> {
 }
 
 /// The one task that watches an address.
-struct Watcher<C>(Weak<Shared<C>>);
+struct Watcher<C> {
+    shared: Weak<Shared<C>>,
+    at_work: bool,
+}
 
 impl<C: Send + 'static> Watcher<C> {
-    async fn work(self, mut watch: Result<dial::Watch, Panicked>) {
+    async fn work(mut self, mut watch: Result<dial::Watch, Panicked>) {
         loop {
-            if let Ok(watch) = watch
-                && self.caught(self.look(watch)).await.is_ok()
-            {
-                return;
+            let looked = match watch {
+                Ok(watch) => self.caught(self.look(watch)).await,
+                Err(Panicked) => Err(Panicked),
+            };
+            if let Err(Panicked) = looked {
+                // A dialer that always panics costs little.
+                tokio::time::sleep(WATCH_INTERVAL).await;
             }
-            // A dialer that always panics costs little.
-            tokio::time::sleep(WATCH_INTERVAL).await;
-            let begun = self.connected().and_then(|shared| begin_watch(&shared));
+            let begun = self.needed().and_then(|shared| begin_watch(&shared));
             let Some(anew) = begun else { return };
             watch = anew;
         }
+    }
+
+    /// The address, if it has connections; else it is watched no more.
+    fn needed(&mut self) -> Option<Arc<Shared<C>>> {
+        let shared = self.shared.upgrade()?;
+        if !shared.has_slots() {
+            shared.watched.store(false, Ordering::Relaxed);
+            // A dial that began meanwhile may have seen that somebody watches. Under the ledger's lock it is seen here, or
+            // it sees that nobody does.
+            self.at_work = shared.has_slots() && !shared.watched.swap(true, Ordering::Relaxed);
+        }
+        self.at_work.then_some(shared)
     }
 
     /// Asks about the connections whenever the watch is ready, until there are none, or the dialer cannot tell.
@@ -257,7 +273,7 @@ impl<C: Send + 'static> Watcher<C> {
             asks = tokio::time::timeout(WATCH_INTERVAL, &mut watch).await.is_ok();
             if asks {
                 // The next watch first, and then the question: nothing is missed between them.
-                let Some(shared) = self.0.upgrade() else { return };
+                let Some(shared) = self.shared.upgrade() else { return };
                 let Some(next) = shared.dialer.watch(&shared.address) else { return };
                 watch = next;
                 drop(shared);
@@ -269,7 +285,7 @@ impl<C: Send + 'static> Watcher<C> {
 
     /// The address, if it still has connections.
     fn connected(&self) -> Option<Arc<Shared<C>>> {
-        self.0.upgrade().filter(|shared| shared.has_slots())
+        self.shared.upgrade().filter(|shared| shared.has_slots())
     }
 
     async fn caught(&self, looking: impl Future<Output = ()>) -> Result<(), Panicked> {
@@ -279,7 +295,7 @@ impl<C: Send + 'static> Watcher<C> {
             poll.map_or(Poll::Ready(Err(Panicked)), |poll| poll.map(Ok))
         });
         polled.await.inspect_err(|Panicked| {
-            if let Some(shared) = self.0.upgrade() {
+            if let Some(shared) = self.shared.upgrade() {
                 shared.count(Event::Panic);
             }
         })
@@ -288,7 +304,7 @@ impl<C: Send + 'static> Watcher<C> {
 
 impl<C> Drop for Watcher<C> {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
+        if let Some(shared) = self.shared.upgrade().filter(|_| self.at_work) {
             shared.watched.store(false, Ordering::Relaxed);
         }
     }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,8 +31,6 @@ pub(crate) struct Holds {
     warning: Option<Duration>,
     /// Held for a few instructions; nothing of the user's runs under it, and nothing is logged.
     notes: Mutex<Notes>,
-    /// A task looks for holds to warn of.
-    watched: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +38,8 @@ struct Notes {
     held: Slab<Noted>,
     /// The account above each child's. A child that is gone stays until its number is another's: it holds nothing.
     above: HashMap<AccountId, AccountId>,
+    /// A task looks for holds to warn of.
+    watched: bool,
 }
 
 impl Notes {
@@ -89,7 +88,7 @@ impl Noted {
 
 impl Holds {
     pub(crate) fn new(warning: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self { warning, notes: Mutex::default(), watched: AtomicBool::new(false) })
+        Arc::new(Self { warning, notes: Mutex::default() })
     }
 
     /// A child's slots are its parent's too.
@@ -114,8 +113,17 @@ impl Holds {
             task: task::try_id(),
             warned: false,
         };
-        let key = self.notes.lock().held.insert(noted);
-        self.watch();
+        let here = self.warning.and_then(|warning| Some((warning, Handle::try_current().ok()?)));
+        let (key, unwatched) = {
+            let mut notes = self.notes.lock();
+            let unwatched = here.filter(|_| !notes.watched);
+            notes.watched |= unwatched.is_some();
+            (notes.held.insert(noted), unwatched)
+        };
+        if let Some((warning, runtime)) = unwatched {
+            let watching = Watching { holds: Arc::downgrade(self), at_work: true };
+            runtime.spawn(watching.work(warning));
+        }
         Hold { holds: Arc::clone(self), key }
     }
 
@@ -130,30 +138,12 @@ impl Holds {
         held
     }
 
-    fn watch(self: &Arc<Self>) {
-        let Some(warning) = self.warning else { return };
-        let Ok(runtime) = Handle::try_current() else { return };
-        if self.watched.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let watching = Watching(Arc::downgrade(self));
-        runtime.spawn(async move {
-            loop {
-                tokio::time::sleep((warning / LOOKS).max(LEAST_LOOK)).await;
-                let Some(holds) = watching.0.upgrade() else { return };
-                if !holds.look_over(warning) {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Warns of those that have become too long. `false`: there are none at all.
+    /// Warns of those that have become too long. `false`: there are none at all, and nobody looks any more.
     fn look_over(&self, warning: Duration) -> bool {
         let now = clock::now();
         let (any, long) = {
-            let held = &mut self.notes.lock().held;
-            let long = held.iter_mut().map(|(_, noted)| noted);
+            let notes = &mut *self.notes.lock();
+            let long = notes.held.iter_mut().map(|(_, noted)| noted);
             let long = long.filter(|noted| !noted.warned && now.since(noted.since) >= warning);
             let long: Vec<Noted> = long
                 .map(|noted| {
@@ -161,7 +151,9 @@ impl Holds {
                     noted.clone()
                 })
                 .collect();
-            (!held.is_empty(), long)
+            // With the look itself: who notes a hold after it begins anew.
+            notes.watched = !notes.held.is_empty();
+            (notes.watched, long)
         };
         for noted in long {
             let (address, slots, held_for) = (noted.address(), noted.slots, now.since(noted.since));
@@ -173,12 +165,26 @@ impl Holds {
 }
 
 /// The one task that looks for long holds.
-struct Watching(Weak<Holds>);
+struct Watching {
+    holds: Weak<Holds>,
+    at_work: bool,
+}
+
+impl Watching {
+    async fn work(mut self, warning: Duration) {
+        while self.at_work {
+            tokio::time::sleep((warning / LOOKS).max(LEAST_LOOK)).await;
+            let Some(holds) = self.holds.upgrade() else { return };
+            self.at_work = holds.look_over(warning);
+        }
+    }
+}
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        if let Some(holds) = self.0.upgrade() {
-            holds.watched.store(false, Ordering::Relaxed);
+        // Its runtime has ended, if it is still at work.
+        if let Some(holds) = self.holds.upgrade().filter(|_| self.at_work) {
+            holds.notes.lock().watched = false;
         }
     }
 }

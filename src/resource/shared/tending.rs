@@ -150,6 +150,9 @@ fn is_ripe<C>(entry: &Entry<C>, now: Tick) -> bool {
 
 impl<C: Send + 'static> Tended for Shared<C> {
     fn tend(self: Arc<Self>, now: Tick) -> Findings {
+        if self.resting() > 0 {
+            upkeep::watch(&self); // by whom that was seen to, its runtime may have ended
+        }
         let mut state = self.lock();
         state.tended = true;
         let mut survey = state.survey(now);
