@@ -102,6 +102,22 @@ fn what_other_code_opens_shrinks_the_limit_and_what_it_closes_grows_it() {
 }
 
 #[test]
+fn a_limit_of_the_process_that_is_lowered_is_kept_to() {
+    alone(async {
+        let (budget, _soft) = sized();
+        let peer = Peer::listen();
+        let resource = peer.resource(&budget);
+        resource.get().await.unwrap().put();
+        let before = budget.effective_limit();
+        let _lower = SoftLimit::leaving(120);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        resource.get().fresh().await.unwrap().put();
+        let after = budget.effective_limit();
+        assert!(after + 100 < before, "{before}, and {after} of half as many descriptors");
+    });
+}
+
+#[test]
 fn two_budgets_do_not_take_each_other_for_foreign() {
     alone(async {
         let ((one, _soft), peer) = (sized(), Peer::listen());

@@ -120,9 +120,10 @@ async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) 
 /// A timer for where there is no runtime: a thread of its own.
 async fn alarm(after: Duration) {
     let (ring, rung) = tokio::sync::oneshot::channel::<()>();
+    // Ends when this future is dropped, and the thread with it.
+    let (_waits, wanted) = std::sync::mpsc::channel::<()>();
     let spawned = std::thread::Builder::new().name("fdpool-close".into()).spawn(move || {
-        #[allow(clippy::disallowed_methods, reason = "there is no runtime to keep the time")]
-        std::thread::sleep(after);
+        let _timed_out = wanted.recv_timeout(after);
         drop(ring);
     });
     if spawned.is_ok() {

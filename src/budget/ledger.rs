@@ -293,11 +293,10 @@ impl Ledger {
         }
         match sizing.measure() {
             Ok((foreign, ceiling)) => {
-                if self.foreign.swap(foreign, Ordering::Relaxed) != foreign {
-                    let mut books = self.lock();
-                    books.cap(ceiling);
-                    self.settle(books);
-                }
+                self.foreign.store(foreign, Ordering::Relaxed);
+                let mut books = self.lock();
+                books.cap(ceiling);
+                self.settle(books);
             }
             Err(error) => tracing::debug!(%error, "counting the open descriptors"),
         }
