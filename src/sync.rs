@@ -83,3 +83,18 @@ mod real {
 }
 
 pub(crate) use real::*;
+
+/// On lines of the cache of its own, two of which processors fetch together: who reads it does not wait for what others
+/// write beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+impl<T> std::ops::Deref for Apart<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

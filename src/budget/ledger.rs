@@ -19,7 +19,9 @@ use crate::clock::{self, Tick};
 use crate::error::DialError;
 use crate::limit::Sizing;
 use crate::stats::{Event, Tally};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local};
+use crate::sync::{
+    Apart, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local,
+};
 use crate::upkeep::{Deadlines, Keeper};
 
 /// What the ledger needs to know of an address. Called under the ledger's lock, except where it says
@@ -128,12 +130,14 @@ impl Seating {
     }
 }
 
-/// A budget or a child of one, as its handles, resources and slots hold it.
+/// A budget or a child of one, as its handles, resources and slots hold it: on lines of its own, for every put reads it,
+/// and every slot that comes or goes counts in the [`Arc`].
+#[repr(align(128))]
 pub(crate) struct Partition {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) account: AccountId,
-    pub(crate) tally: Tally,
     parent: Option<Arc<Partition>>,
+    pub(crate) tally: Apart<Tally>,
 }
 
 impl Partition {
@@ -144,9 +148,7 @@ impl Partition {
         holds: Option<Arc<Holds>>,
     ) -> Arc<Self> {
         let ledger = Arc::new(Ledger {
-            pressure: AtomicUsize::new(0),
-            unsettled: AtomicBool::new(false),
-            lowered: AtomicBool::new(false),
+            published: Apart::default(),
             grown: AtomicU64::new(NOBODY_GROWS),
             foreign: AtomicUsize::new(sizing.map_or(0, |sizing| sizing.foreign)),
             sizing,
@@ -175,7 +177,7 @@ impl Partition {
     ) -> Arc<Self> {
         let above = parent.as_ref().map(|parent| parent.account);
         let account = ledger.lock().open_account(above, floor, limit, max_dialing);
-        let partition = Arc::new(Self { ledger, account, tally: Tally::default(), parent });
+        let partition = Arc::new(Self { ledger, account, parent, tally: Apart::default() });
         partition.ledger.lock().set_partition(account, Arc::downgrade(&partition));
         partition
     }
@@ -207,14 +209,7 @@ impl fmt::Debug for Partition {
 
 /// The shared state of a budget and all its children.
 pub(crate) struct Ledger {
-    /// Not zero while a slot that comes free may be wanted: somebody waits, or a limit is exceeded. Written
-    /// under the lock of the books, before members are looked at; read by every `put` under the lock of its
-    /// address. So either the search finds what the put leaves there, or the put sees the pressure.
-    pressure: AtomicUsize,
-    /// Slots are on their way to those who wait.
-    unsettled: AtomicBool,
-    /// The limit is lower than it should be, since the process ran out of descriptors.
-    lowered: AtomicBool,
+    published: Apart<Published>,
     /// When a task last let it grow back, in milliseconds of the clock, or [`NOBODY_GROWS`].
     pub(crate) grown: AtomicU64,
     /// Descriptors open besides those that are counted, as of the last look.
@@ -234,6 +229,19 @@ pub(crate) struct Ledger {
     books: Mutex<Books>,
 }
 
+/// What everybody may know of the books: written under their lock if it changes, read without.
+#[derive(Default)]
+struct Published {
+    /// Not zero while a slot that comes free may be wanted: somebody waits, or a limit is exceeded. Written
+    /// before members are looked at; read by every `put` under the lock of its address. So either the search finds what
+    /// the put leaves there, or the put sees the pressure.
+    pressure: AtomicUsize,
+    /// Slots are on their way to those who wait.
+    unsettled: AtomicBool,
+    /// The limit is lower than it should be, since the process ran out of descriptors.
+    lowered: AtomicBool,
+}
+
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.keeper.close();
@@ -251,24 +259,24 @@ impl Ledger {
     /// Whether a put has to ask before it leaves something idle. Read under the lock of the put's address.
     #[inline]
     pub(crate) fn is_pressed(&self) -> bool {
-        self.pressure.load(Ordering::Relaxed) != 0
+        self.published.pressure.load(Ordering::Relaxed) != 0
     }
 
     /// Whether a slot that comes free may be wanted by others than those who queue at a member. As of late: what is
     /// decided by it is who is served first, not who is served.
     #[inline]
     pub(crate) fn is_pressed_by_others(&self, seating: &Seating) -> bool {
-        self.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed) as usize
+        self.published.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed) as usize
     }
 
     /// Whether more may be done for who waits than has been done.
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
-        self.unsettled.load(Ordering::Relaxed)
+        self.published.unsettled.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_lowered(&self) -> bool {
-        self.lowered.load(Ordering::Relaxed)
+        self.published.lowered.load(Ordering::Relaxed)
     }
 
     /// Notes when the limit grows, if nobody else has since `last`.
@@ -399,17 +407,16 @@ impl Ledger {
         Closing(self)
     }
 
-    /// Writes what has changed: every put reads the line of memory that these are in (I8).
+    /// Writes what has changed: every put reads the line of memory that it is in (I8).
     fn publish(&self, books: &Books) {
-        let (pressure, unsettled, lowered) = (books.pressure(), books.is_coming(), books.is_lowered());
-        if self.pressure.load(Ordering::Relaxed) != pressure {
-            self.pressure.store(pressure, Ordering::Relaxed);
+        let Published { pressure, unsettled, lowered } = &*self.published;
+        if pressure.load(Ordering::Relaxed) != books.pressure() {
+            pressure.store(books.pressure(), Ordering::Relaxed);
         }
-        if self.unsettled.load(Ordering::Relaxed) != unsettled {
-            self.unsettled.store(unsettled, Ordering::Relaxed);
-        }
-        if self.lowered.load(Ordering::Relaxed) != lowered {
-            self.lowered.store(lowered, Ordering::Relaxed);
+        for (word, now) in [(unsettled, books.is_coming()), (lowered, books.is_lowered())] {
+            if word.load(Ordering::Relaxed) != now {
+                word.store(now, Ordering::Relaxed);
+            }
         }
     }
 
