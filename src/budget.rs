@@ -115,8 +115,8 @@ impl Budget {
     /// it had, if the limit was computed from the process's; and less what running out of descriptors has taught.
     ///
     /// The rest of the process is counted when somebody has to wait or to dial, while something is idle, and while the
-    /// limit is lowered; not more often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole again 1.6 s
-    /// after the last time.
+    /// limit is lowered; not more often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to
+    /// what is open; it is whole again 1.6 s after the last time.
     pub fn effective_limit(&self) -> usize {
         self.partition.ledger.lock().effective_limit(self.partition.account)
     }
@@ -313,7 +313,7 @@ impl BudgetBuilder {
         self
     }
 
-    /// How many dials may be under way at once, of all addresses together. Default: as many as there are slots.
+    /// How many dials may be under way at once, of all addresses together. At least 1. Default: as many as there are slots.
     pub fn max_dialing(mut self, dials: usize) -> Self {
         self.max_dialing = Some(dials);
         self

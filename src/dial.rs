@@ -92,8 +92,8 @@ pub trait Dial: Send + Sync + 'static {
     }
 
     /// A future that is ready when the address may lead elsewhere than before: its name has another answer, say.
-    /// Driven in the background while the address has connections; made anew after each time. Dropped when the
-    /// last connection goes.
+    /// Driven in the background while the address has connections; made anew after each time. Dropped within 10 s of the
+    /// end of the last connection.
     ///
     /// `None`, the default: the address always leads to the same place.
     fn watch(&self, address: &Address) -> Option<Watch> {
@@ -102,7 +102,8 @@ pub trait Dial: Send + Sync + 'static {
     }
 
     /// Whether a connection leads where the address now does. Asked of idle connections, and of those in use when
-    /// they are put, after [`watch`](Self::watch) was ready; those that do not are closed. Must not wait.
+    /// they are put, after [`watch`](Self::watch) was ready; those that do not are closed. Must not wait. One for which it
+    /// panics is closed, and the panic counted.
     fn is_current(&self, address: &Address, conn: &Self::Conn) -> bool {
         let _ = (address, conn);
         true
@@ -155,7 +156,8 @@ pub enum Fitness {
     /// It can be given out.
     Fit,
     /// Not now, but it is to be kept: all its streams are taken, say. Nobody tells the pool when that changes: a
-    /// caller that waits at `max_conns` beside a busy connection is not given it before the next put.
+    /// caller that waits at `max_conns` beside a busy connection is not given it before the next put. One that is busy when it
+    /// is put, and handed to a caller that waits, is closed, and its slot dialled with.
     Busy,
     /// The peer closed it.
     Closed,

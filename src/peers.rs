@@ -91,6 +91,10 @@ impl<C: Send + 'static> Peers<C> {
     /// # Errors
     ///
     /// As [`ConnResource::get`].
+    ///
+    /// # Panics
+    ///
+    /// As [`ConnResource::get`] and [`resource`](Self::resource).
     #[doc(alias = "acquire")]
     #[doc(alias = "checkout")]
     #[track_caller]

@@ -114,6 +114,10 @@ impl<C: Send + 'static> ConnResource<C> {
     /// # Errors
     ///
     /// [`GetError`](crate::GetError): no slot or no connection in time, cancelled, or the dial failed.
+    ///
+    /// # Panics
+    ///
+    /// As [`Get`]: if it has to wait or to dial and there is no tokio runtime with a time driver.
     #[doc(alias = "acquire")]
     #[doc(alias = "checkout")]
     #[inline]

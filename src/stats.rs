@@ -22,7 +22,7 @@ macro_rules! counters {
         pub struct BudgetStats {
             /// Slots as configured or computed.
             pub limit: usize,
-            /// Slots that may be used now: `limit` less what running out of descriptors has taught.
+            /// Slots that may be used now: see [`Budget::effective_limit`](crate::Budget::effective_limit).
             pub effective_limit: usize,
             /// Connections that somebody holds.
             pub in_use: usize,
@@ -80,7 +80,7 @@ counters! {
     DialFailure => dial_failures,
     /// Connections given out that had served before. One that is about to be found unfit is counted for that moment.
     Reused => reused,
-    /// Idle connections closed because somebody else needed the slot.
+    /// Connections closed because somebody else needed the slot: idle ones, and those put while somebody waits elsewhere.
     Evicted => evicted,
     /// Connections closed because of time: idle for too long, or too old.
     Expired => expired,

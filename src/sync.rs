@@ -1,5 +1,6 @@
 //! Locks, atomics and thread-locals: the standard ones, or loom's under `--cfg fdpool_loom`.
-//! Everything shared between threads goes through here, so that what the models check is what runs.
+//! What budgets, addresses and callers share goes through here, so that what the models check is what runs. Counters, and what
+//! no model drives (the keeper's desk, notes of holds, tables of names), are the standard library's and parking_lot's.
 
 #[cfg(not(fdpool_loom))]
 mod real {

@@ -47,7 +47,8 @@ impl Parts {
 /// Part in the slot of a dial, for work that cannot be cancelled and has descriptors open: a name being looked
 /// up on another thread. Made by [`DialContext::share_slot`].
 ///
-/// A dial that fails, or is dropped, before all its shares keeps its slot until the last of them is dropped.
+/// A dial that fails, or is dropped, before all its shares keeps its slot until the last of them is dropped. It is no dial
+/// any more: the slot counts as [`closing`](crate::BudgetStats::closing).
 #[must_use = "a share that is dropped keeps nothing"]
 pub struct SlotShare {
     _lease: SharedLease,

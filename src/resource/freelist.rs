@@ -146,7 +146,7 @@ impl<E: Resting> Freelist<E> {
     }
 
     /// The oldest first.
-    fn iter(&self) -> impl Iterator<Item = &E> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &E> {
         self.older.iter().flat_map(|older| older.iter()).chain(&self.newest)
     }
 
@@ -177,18 +177,33 @@ impl<E: Resting> Freelist<E> {
 
     /// Takes some out, the oldest first.
     pub(crate) fn take_where(&mut self, at_most: usize, of: impl Fn(&E) -> bool) -> Vec<E> {
-        if !self.iter().any(&of) {
-            return Vec::new();
-        }
         let mut out = Vec::new();
-        for entry in self.take_all() {
-            if out.len() < at_most && of(&entry) { out.push(entry) } else { self.put(entry) }
+        let mut index = 0;
+        while out.len() < at_most
+            && let Some(entry) = self.at(index)
+        {
+            if of(entry) {
+                out.extend(self.remove(index));
+            } else {
+                index += 1;
+            }
         }
         out
     }
 
-    pub(crate) fn count(&self, of: impl Fn(&E) -> bool) -> usize {
-        self.iter().filter(|entry| of(entry)).count()
+    /// By its place, of which the oldest has the first.
+    fn at(&self, index: usize) -> Option<&E> {
+        let older = self.older.as_ref().and_then(|older| older.get(index));
+        older.or_else(|| self.newest.as_ref().filter(|_| index + 1 == self.len()))
+    }
+
+    fn remove(&mut self, index: usize) -> Option<E> {
+        if index + 1 == self.len() {
+            return self.take_newest();
+        }
+        let removed = self.older.as_mut().and_then(|older| older.remove(index));
+        self.len -= u32::from(removed.is_some());
+        removed
     }
 
     /// The oldest first.
@@ -271,6 +286,10 @@ mod tests {
         assert_eq!(names(&young.take_ended(at(900), idle, 1)), ["c"]);
         assert_eq!(names(&young.take_ended(at(1000), idle, 1)), ["d"]);
         assert_eq!(young.next_end(idle, 0), None);
+        let mut some = list([1000; 4]);
+        assert_eq!(names(&some.take_where(2, |entry| entry.1 != "b")), ["a", "c"], "as many as asked for");
+        assert_eq!(names(&some.take_where(2, |entry| entry.1 == "d")), ["d"], "the newest, too");
+        assert_eq!((some.len(), some.take_newest().unwrap().1), (1, "b"));
         let mut old = list([1000, 70, 1000, 65]);
         assert_eq!(old.next_end(idle, 0), Some(at(65)));
         assert_eq!(names(&old.take_ended(at(120), idle, 0)), ["b", "d", "a"], "each once");

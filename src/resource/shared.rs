@@ -130,6 +130,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn has_one_handle(&self) -> bool {
+        // Acquire: pairs with the release above. What another handle did comes before what follows its end.
         self.handles.load(Ordering::Acquire) == 1
     }
 

@@ -319,6 +319,10 @@ impl Bell {
 }
 
 /// What one stream wakes, while it rests and is watched. Stays with its connection, which rests often.
+///
+/// Its word and the [`Bell`]'s are written and read in one order (SeqCst). A stream that wakes sets its own word, then the
+/// bell's; who answers clears the bell's, then reads those of all. So either the one who answers sees the stream's, or the
+/// stream finds the bell's cleared, and rings again.
 pub(crate) struct Alarm<A> {
     rung: AtomicBool,
     address: Weak<A>,
@@ -345,7 +349,6 @@ impl<A> Alarm<A> {
 
 impl<A: Tended + 'static> Wake for Alarm<A> {
     fn wake(self: Arc<Self>) {
-        // This one first: whoever answers the bell looks at it after that (see `Bell::answer`).
         self.rung.store(true, Ordering::SeqCst);
         let Some(address) = self.address.upgrade() else { return };
         if !address.bell().rung.swap(true, Ordering::SeqCst) {

@@ -1,4 +1,4 @@
-//! What is remembered of names: their last answers, and when they are to be asked for again. Pure: takes the time.
+//! What is remembered of names: their last answers, and when they are to be asked for again. Takes the time, waits for nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

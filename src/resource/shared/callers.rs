@@ -105,6 +105,12 @@ impl<C> Clone for Waiter<C> {
     }
 }
 
+/// For what a caller stood in line.
+pub(super) enum Stood {
+    Dialing,
+    Queued,
+}
+
 /// Where the caller stands who gets a connection.
 pub(super) enum Next {
     Dialing(Place),
@@ -112,13 +118,14 @@ pub(super) enum Next {
 }
 
 impl<C> State<C> {
+    /// What is kept where several are in line: made, if it is not there.
     #[inline]
-    pub(super) fn rare(&mut self) -> &mut Rare<C> {
-        self.rare_and_limits().0
+    pub(super) fn ensure_rare(&mut self) -> &mut Rare<C> {
+        self.ensure_rare_and_limits().0
     }
 
     #[inline]
-    pub(super) fn rare_and_limits(&mut self) -> (&mut Rare<C>, &Limits) {
+    pub(super) fn ensure_rare_and_limits(&mut self) -> (&mut Rare<C>, &Limits) {
         if self.several().is_none() {
             self.have_room_for_several();
         }
@@ -137,9 +144,9 @@ impl<C> State<C> {
         self.callers = Callers::Several(rare);
     }
 
-    /// [`rare_and_limits`](Self::rare_and_limits), if anybody is in line, or something is kept of those who were.
+    /// The same, if anybody is in line, or something is kept of those who were.
     pub(super) fn rare_if_any(&mut self) -> Option<(&mut Rare<C>, &Limits)> {
-        (!self.is_deserted()).then(|| self.rare_and_limits())
+        (!self.is_deserted()).then(|| self.ensure_rare_and_limits())
     }
 
     /// What is kept where more than one has been in line, or it went badly.
@@ -164,10 +171,10 @@ impl<C> State<C> {
 
     /// A place behind everybody in line.
     fn next_place(&mut self) -> (Place, &mut Rare<C>) {
-        self.rare(); // whoever is alone here has the last one
+        self.ensure_rare(); // whoever is alone here has the last one
         self.last_place += 1;
         let place = self.last_place;
-        (place, self.rare())
+        (place, self.ensure_rare())
     }
 
     /// Gets in line for a dial of its own, which is about to begin.
@@ -233,10 +240,49 @@ impl<C> State<C> {
         alone.into_iter().chain(lines.map(|(_, waiter)| &*waiter.caller))
     }
 
+    /// Takes a caller out of the line that it stands in.
+    pub(super) fn step_out(&mut self, place: Place) -> Option<Stood> {
+        match &mut self.callers {
+            Callers::Alone { .. } if place == self.last_place => {
+                self.callers = Callers::Nobody;
+                Some(Stood::Dialing)
+            }
+            Callers::Nobody | Callers::Alone { .. } => None,
+            Callers::Several(rare) => match rare.queued.remove(place) {
+                Some(_) => Some(Stood::Queued),
+                None => rare.dialing.remove(place).map(|_| Stood::Dialing),
+            },
+        }
+    }
+
+    /// Takes those out of the lines who are to be told something.
+    pub(super) fn take_callers(&mut self, of: impl Fn(&Caller<C>) -> bool) -> Vec<Arc<Caller<C>>> {
+        match &mut self.callers {
+            Callers::Nobody => Vec::new(),
+            Callers::Alone { caller, .. } => {
+                let alone = of(caller).then(|| Arc::clone(caller));
+                if alone.is_some() {
+                    self.callers = Callers::Nobody;
+                }
+                alone.into_iter().collect()
+            }
+            Callers::Several(rare) => {
+                let of = |waiter: &Waiter<C>| of(&waiter.caller);
+                let waiters = rare.queued.remove_all(of).into_iter().chain(rare.dialing.remove_all(of));
+                waiters.map(|waiter| waiter.caller).collect()
+            }
+        }
+    }
+
     /// How many dials may be under way.
     pub(super) fn may_dial(&self) -> usize {
         let limits = &self.settings.dialing;
         self.several().map_or_else(|| Pace::new(limits).allowed(limits), |rare| rare.pace.allowed(limits))
+    }
+
+    /// Dials that go on by themselves.
+    pub(super) fn take_detached(&mut self) -> Vec<AbortHandle> {
+        self.several_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached))
     }
 
     pub(super) fn last_error(&self) -> Option<DialError> {

@@ -8,7 +8,7 @@ use std::task::Waker;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::{Aside, Failure, Grant, Locked, Shared, Waiter};
+use super::{Aside, Failure, Grant, Locked, Shared};
 use crate::conn::Entry;
 use crate::resource::attempt::Attempt;
 use crate::resource::settings::Settings;
@@ -27,7 +27,7 @@ impl<C> Shared<C> {
     pub(crate) fn retire(&self) {
         let mut state = self.lock();
         (state.closed, state.calm) = (true, false);
-        let dials = state.several_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached));
+        let dials = state.take_detached();
         self.close_all(state);
         dials.iter().for_each(AbortHandle::abort);
     }
@@ -37,14 +37,10 @@ impl<C> Shared<C> {
         let (mut books, mut state) = self.both();
         (state.closed, state.calm) = (true, false);
         // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
-        let tells = |waiter: &Waiter<C>| waiter.caller.cell.is_waiting();
-        let rare = state.rare();
-        let waiters = [rare.queued.remove_all(tells), rare.dialing.remove_all(tells)].concat();
-        let dials = std::mem::take(&mut rare.detached);
-        let wakers: Vec<_> = waiters
-            .iter()
-            .filter_map(|waiter| waiter.caller.cell.grant(Grant::Failed(Failure::Closed)))
-            .collect();
+        let callers = state.take_callers(|caller| caller.cell.is_waiting());
+        let told = callers.iter().filter_map(|caller| caller.cell.grant(Grant::Failed(Failure::Closed)));
+        let wakers: Vec<_> = told.collect();
+        let dials = state.take_detached();
         let idle = state.idle.take_all();
         state.publish();
         self.sync(&mut books, &state);
@@ -153,7 +149,7 @@ impl<C> Shared<C> {
         let dial = runtime.spawn(dial).abort_handle();
         let mut state = self.lock();
         if !state.closed {
-            let detached = &mut state.rare().detached;
+            let detached = &mut state.ensure_rare().detached;
             detached.retain(|dial| !dial.is_finished());
             return detached.push(dial);
         }

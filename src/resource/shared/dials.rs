@@ -63,7 +63,7 @@ impl<C> Shared<C> {
 
     /// Why the address pauses.
     pub(crate) fn failure(&self) -> DialError {
-        self.lock().rare().failure()
+        self.lock().ensure_rare().failure()
     }
 
     pub(crate) fn last_error(&self) -> Option<DialError> {
@@ -115,7 +115,7 @@ impl<C: Send + 'static> Shared<C> {
             Some(waiter) => (waiter.caller.cell.grant(Grant::Conn(entry)), None),
             None => (None, Some(entry)),
         };
-        let (rare, limits) = state.rare_and_limits();
+        let (rare, limits) = state.ensure_rare_and_limits();
         let former = rare.last_error.take();
         if let Some(waiter) = initiator.and_then(|place| rare.dialing.get_mut(place)) {
             waiter.orphaned = true;
@@ -143,7 +143,7 @@ impl<C: Send + 'static> Shared<C> {
         books.undialled(lease.lock().as_mut());
         books.be_seated(self); // for who queues again: the slot may have gone, and its seat with that
         let mut state = self.lock();
-        let (rare, limits) = state.rare_and_limits();
+        let (rare, limits) = state.ensure_rare_and_limits();
         // Without pauses there is nothing to wait for.
         let pauses = !limits.pause.is_zero();
         let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.wants.patient;
@@ -196,7 +196,7 @@ impl<C: Send + 'static> Shared<C> {
         books.undialled(lease.lock().as_mut());
         books.be_seated(self); // for who queues again: the slot may have gone, and its seat with that
         let mut state = self.lock();
-        let rare = state.rare();
+        let rare = state.ensure_rare();
         let former = rare.last_error.replace(error);
         let mut wakers = Vec::new();
         if let Some((place, waiter)) = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)))

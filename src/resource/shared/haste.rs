@@ -42,7 +42,7 @@ impl<C> Shared<C> {
     pub(crate) fn haste_ended(&self, runtime: runtime::Id) {
         let wakers: Vec<_> = {
             let mut state = self.lock();
-            let rare = state.rare();
+            let Some(rare) = state.several_mut() else { return };
             rare.hastened_on.retain(|other| *other != runtime);
             let theirs = rare.queued.iter().filter(|(_, waiter)| waiter.wants.runtime == Some(runtime));
             theirs.filter_map(|(_, waiter)| waiter.caller.cell.take_waker()).collect()
@@ -54,7 +54,7 @@ impl<C> Shared<C> {
     /// of them. Wakes those whose patience ends within `soon`. `false`: nobody of this runtime queues.
     pub(crate) fn hasten(&self, span: Duration, soon: Duration, runtime: runtime::Id) -> bool {
         let (mut books, mut state) = self.both();
-        let (rare, limits) = state.rare_and_limits();
+        let (rare, limits) = state.ensure_rare_and_limits();
         if !rare.queued.iter().any(|(_, waiter)| waiter.wants.runtime == Some(runtime)) {
             rare.hastened_on.retain(|other| *other != runtime);
             return false;
@@ -80,7 +80,7 @@ impl<C> Shared<C> {
     /// Lets one dial probe the address, if its pause ends at `end` or before; whoever waited to say so is gone.
     pub(crate) fn probe(&self, end: Tick, runtime: runtime::Id) {
         let (mut books, mut state) = self.both();
-        let rare = state.rare();
+        let Some(rare) = state.several_mut() else { return };
         rare.probed_on.retain(|other| *other != runtime);
         rare.pace.probe(end);
         self.sync(&mut books, &state);

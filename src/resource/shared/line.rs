@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime;
 
-use super::callers::Rare;
+use super::callers::{Rare, Stood};
 use super::{Begun, Caller, Failure, Grant, Locked, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
 use crate::budget::queue::Place;
@@ -54,22 +54,23 @@ impl<C> Shared<C> {
         let (mut books, mut state) = self.both();
         let seat = self.seating.get();
         let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.max_conns());
-        let phase = if place.is_some_and(|place| state.rare().queued.remove(place).is_some()) {
-            self.sync(&mut books, &state);
-            match state.rare().pace.pause(clock::now()) {
-                _ if busy => Phase::WaitingForAddress,
-                Some(_) => Phase::BackingOff,
-                None if self.waits_to_dial(&books) => Phase::WaitingToDial,
-                None => Phase::WaitingForSlot,
+        let phase = match place.and_then(|place| state.step_out(place)) {
+            Some(Stood::Queued) => {
+                self.sync(&mut books, &state);
+                match state.several().and_then(|rare| rare.pace.pause(clock::now())) {
+                    _ if busy => Phase::WaitingForAddress,
+                    Some(_) => Phase::BackingOff,
+                    None if self.waits_to_dial(&books) => Phase::WaitingToDial,
+                    None => Phase::WaitingForSlot,
+                }
             }
-        } else {
-            place.and_then(|place| state.rare().dialing.remove(place));
-            Phase::Dialing
+            Some(Stood::Dialing) | None => Phase::Dialing,
         };
         let like = |waiter: &Waiter<C>| waiter.wants.runtime == runtime;
-        let rare = state.rare();
-        let keep_dial = rare.queued.iter().any(|(_, waiter)| like(waiter))
-            || rare.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter));
+        let keep_dial = state.several().is_some_and(|rare| {
+            rare.queued.iter().any(|(_, waiter)| like(waiter))
+                || rare.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter))
+        });
         drop(state);
         self.ledger().settle(books);
         // Nobody grants to a cell that is in no line.
@@ -177,7 +178,7 @@ impl<C: Send + 'static> Shared<C> {
         let seat = books.be_seated(self);
         let dials = books.dials_of(seat);
         if !state.is_deserted() || caller.immediate && dials > 0 {
-            let (rare, limits) = state.rare_and_limits();
+            let (rare, limits) = state.ensure_rare_and_limits();
             if rare.queued.is_empty() && rare.dialing.is_empty() {
                 rare.pace.begin(limits);
             }

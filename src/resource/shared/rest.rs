@@ -155,7 +155,7 @@ impl<C> Shared<C> {
         if let Some(waiter) = self.next_for(books, state, back) {
             if back.is_reused() {
                 state.published.count_reuse(1);
-                let (rare, limits) = state.rare_and_limits();
+                let (rare, limits) = state.ensure_rare_and_limits();
                 rare.pace.came_back(limits);
                 self.sync(books, state);
             }

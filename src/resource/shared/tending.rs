@@ -137,8 +137,11 @@ impl<C> State<C> {
     fn survey(&self, now: Tick) -> Survey {
         let Settings { idle_timeout, min_idle: stock, .. } = *self.settings;
         let end = self.idle.next_end(idle_timeout.duration(), stock);
-        let fresh = self.idle.count(|entry| !entry.is_watched());
-        let ripe = if fresh == 0 { 0 } else { self.idle.count(|entry| is_ripe(entry, now)) };
+        let (mut fresh, mut ripe) = (0, 0);
+        for entry in self.idle.iter().filter(|entry| !entry.is_watched()) {
+            fresh += 1;
+            ripe += usize::from(is_ripe(entry, now));
+        }
         Survey { end, fresh, ripe }
     }
 }
