@@ -338,8 +338,7 @@ impl DialError {
 
     /// Whether the process (`EMFILE`) or the system (`ENFILE`) had no descriptor left.
     pub(crate) fn is_out_of_descriptors(&self) -> bool {
-        let exhausted = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
-        self.io_errors().filter_map(io::Error::raw_os_error).any(|code| exhausted.contains(&code))
+        self.io_errors().any(is_out_of_descriptors)
     }
 
     fn io_errors(&self) -> impl Iterator<Item = &io::Error> {
@@ -419,3 +418,8 @@ impl LimitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the global budget is already set or in use; set it before the first connection, and once")]
 pub struct GlobalAlreadySet;
+
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let exhausted = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+}

@@ -450,13 +450,14 @@ async fn watching_goes_on_after_a_panic_wherever_it_was() {
     let resource = ConnResource::builder("moves", Arc::clone(&clumsy)).budget(&budget).build();
     let used = resource.get().await.unwrap();
     resource.get().fresh().await.unwrap().put();
-    for panics in 1..=3 {
+    for panics in 1..=2 {
         settle().await;
         assert_eq!((budget.stats().panics, clumsy.0.load(Ordering::SeqCst)), (panics, panics as usize));
         tokio::time::sleep(PAUSE).await;
     }
     settle().await;
-    assert_eq!((budget.stats().idle, budget.stats().panics), (0, 3));
+    assert_eq!((budget.stats().idle, budget.stats().panics), (0, 3), "what it was asked about is closed");
+    tokio::time::sleep(PAUSE).await;
     used.put();
     assert_at_rest(&budget, 0);
 }

@@ -28,7 +28,7 @@ pub(super) use evict::Lack;
 pub(crate) use rows::Ordinal;
 use rows::Rows;
 use seats::Queue;
-pub(crate) use seats::Seat;
+pub(crate) use seats::{Seat, saturated};
 
 pub(crate) type AccountId = Ordinal;
 pub(crate) type SeatId = Ordinal;
@@ -231,7 +231,6 @@ impl Books {
         let parent = &mut self.accounts[parent];
         parent.children.retain(|child| *child != account);
         parent.floored -= usize::from(closed.floor > 0);
-        self.registered -= closed.participants.len();
         closed.floor > 0
     }
 

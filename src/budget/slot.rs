@@ -363,23 +363,6 @@ impl Drop for Elsewhere {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_weight_survives_packing() {
-        for descriptors in [0, 1, 0x1_0000, Weight::MOST / 3, Weight::MOST] {
-            assert_eq!(Weight::new(descriptors).get(), descriptors);
-        }
-    }
-
-    #[test]
-    fn what_an_idle_connection_has_of_its_slot_is_two_words() {
-        assert_eq!(size_of::<Option<Lease>>(), 2 * size_of::<usize>());
-    }
-}
-
 /// A value that owns a descriptor, and the slot that stands for it. Dropped in that order.
 ///
 /// Comes from [`Slot::hold`], [`Conn::into_held`](crate::Conn::into_held) and
@@ -464,5 +447,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Held<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.value).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_survives_packing() {
+        for descriptors in [0, 1, 0x1_0000, Weight::MOST / 3, Weight::MOST] {
+            assert_eq!(Weight::new(descriptors).get(), descriptors);
+        }
+    }
+
+    #[test]
+    fn what_an_idle_connection_has_of_its_slot_is_two_words() {
+        assert_eq!(size_of::<Option<Lease>>(), 2 * size_of::<usize>());
     }
 }

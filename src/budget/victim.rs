@@ -15,13 +15,14 @@ const ENOUGH: usize = SAMPLE / 2;
 const ROUNDS: usize = 4;
 
 /// The fraction bits of an average: it is log2 of milliseconds in units of 1/2048.
-const FRACTION_BITS: u32 = 11;
+pub(crate) const FRACTION_BITS: u32 = 11;
 
 /// What stands for "no average" in a packed hint.
 const NO_AVERAGE: u16 = u16::MAX;
 
-/// A time this little in the future is now: words published by others may be newer than the reader's clock.
-const DISORDER_MS: u32 = 60_000;
+/// A time this little in the future is now: words published by others may be newer than the reader's clock, and a reading of
+/// that may be older than the one before it.
+pub(crate) const DISORDER_MS: u32 = 60_000;
 
 /// What one address publishes about itself, small enough for one atomic word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,10 @@
 //! How often one address is wanted: a geometric moving average of the interval between its gets.
 //! Pure, and on the warm path: it is told the time, allocates nothing and knows neither connections nor budgets.
 
-/// The fraction bits of an average: it is log2 of milliseconds in units of 1/2048.
-const FRACTION_BITS: u32 = 11;
+use crate::budget::victim::{DISORDER_MS, FRACTION_BITS};
 
 /// Of each new interval, 1/8 enters the average.
 const WEIGHT_SHIFT: u32 = 3;
-
-/// A clock reading this little older than the last one is the same moment, not 49 days later.
-const DISORDER_MS: u32 = 60_000;
 
 /// What one address's gets so far say about the next. Times are milliseconds that wrap after 49 days.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

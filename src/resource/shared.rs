@@ -9,7 +9,7 @@ use super::home::{self, AnyRoom};
 use super::pace::Pace;
 use super::settings::Settings;
 use crate::address::Address;
-use crate::budget::books::Books;
+use crate::budget::books::{Books, saturated};
 use crate::budget::ledger::{Ledger, Partition, Seating};
 use crate::budget::slot::Kind;
 use crate::budget::{Budget, Hold, Site};
@@ -61,11 +61,6 @@ pub(crate) struct Shared<C> {
     max_conns: AtomicU32,
     /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
     may_dial: AtomicU32,
-}
-
-/// More than fit are more than there are descriptors.
-fn saturated(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl<C> Shared<C> {

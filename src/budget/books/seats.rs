@@ -85,8 +85,9 @@ impl Seat {
     }
 }
 
-fn saturated(callers: usize) -> u32 {
-    u32::try_from(callers).unwrap_or(u32::MAX)
+/// More than fit are more than there are descriptors.
+pub(crate) fn saturated(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl Books {

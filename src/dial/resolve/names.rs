@@ -144,7 +144,7 @@ impl Name {
     }
 
     fn last(&self) -> Option<Arc<[IpAddr]>> {
-        let now = now();
+        let now = clock::instant();
         self.entry(|entry| entry.last(self.names.stale_for, now))
     }
 
@@ -169,7 +169,7 @@ impl Name {
 
     /// Remembers an answer, and tells those who watch if it is new.
     fn answered(&self, number: u64, ips: Vec<IpAddr>) -> Arc<[IpAddr]> {
-        let now = now();
+        let now = clock::instant();
         let due = self.names.due(now);
         let (ips, is_new, news) = self.entry(|entry| {
             let (ips, is_new) = entry.answered(number, ips, now, due);
@@ -189,7 +189,7 @@ impl Name {
             let mut told = std::pin::pin!(news.notified());
             // From now on, so that nothing is missed between the look and the wait.
             told.as_mut().enable();
-            let now = now();
+            let now = clock::instant();
             let next = self.names.due(now);
             match self.entry(|entry| entry.look(seen, now, next)) {
                 Look::Changed => return,
@@ -221,7 +221,7 @@ impl Name {
             Err(elapsed) => std::io::Error::from(elapsed).into(),
         };
         claim.kept = false;
-        let due = self.names.due(now());
+        let due = self.names.due(clock::instant());
         if self.entry(|entry| entry.failed(due)) {
             tracing::warn!(host = %self.host, %error, "name not resolved, its last answer is kept");
         }
@@ -242,7 +242,7 @@ struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let now = now();
+        let now = clock::instant();
         let news = self.name.entry(|entry| {
             if self.kept {
                 entry.given_up(now);
@@ -255,10 +255,6 @@ impl Drop for Claim<'_> {
 
 fn no_addresses() -> DialError {
     std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no addresses").into()
-}
-
-fn now() -> Instant {
-    clock::deadline(Duration::ZERO).expect("BUG: now is in this life")
 }
 
 /// Some number from 0 to 1.

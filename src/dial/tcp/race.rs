@@ -18,6 +18,7 @@ use super::options::Options;
 use crate::Slot;
 use crate::clock;
 use crate::dial::DialContext;
+use crate::error::is_out_of_descriptors;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -35,12 +36,12 @@ pub(super) async fn race(
     cx: &DialContext,
 ) -> Result<TcpStream, Lost> {
     if let [address] = addresses {
-        return alone(*address, options).await.map_err(|error| match out_of_descriptors(&error) {
+        return alone(*address, options).await.map_err(|error| match is_out_of_descriptors(&error) {
             true => Lost::NoDescriptor(error),
             false => Lost::All(vec![(*address, error)]),
         });
     }
-    let start = now();
+    let start = clock::instant();
     let mut waiting = addresses.iter().copied().peekable();
     let mut schedule = Schedule::new(options.attempt_delay, addresses.len());
     let mut race = Race { running: Vec::new(), extra: Vec::new(), start };
@@ -81,7 +82,7 @@ pub(super) async fn race(
                 race.call_off();
                 return Ok(stream);
             }
-            Err(error) if out_of_descriptors(&error) => return Err(Lost::NoDescriptor(error)),
+            Err(error) if is_out_of_descriptors(&error) => return Err(Lost::NoDescriptor(error)),
             Err(error) => {
                 failures.push(attempt.failed(race.elapsed(), error));
                 // After the attempt's descriptor is closed (I2), whichever slot it had: they are alike.
@@ -117,7 +118,7 @@ struct Attempt<'a> {
 
 impl Race<'_> {
     fn elapsed(&self) -> Duration {
-        now().saturating_duration_since(self.start)
+        clock::instant().saturating_duration_since(self.start)
     }
 
     fn oldest(&self) -> Option<Duration> {
@@ -212,13 +213,4 @@ fn no_answer(timeout: Duration) -> io::Error {
 fn gave_way(took: Duration) -> io::Error {
     let said = format!("no answer for {took:.1?}, and no slot to try the next address beside it");
     io::Error::new(io::ErrorKind::TimedOut, said)
-}
-
-fn out_of_descriptors(error: &io::Error) -> bool {
-    let exhausted = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
-}
-
-fn now() -> Instant {
-    clock::deadline(Duration::ZERO).expect("BUG: now is in this life")
 }

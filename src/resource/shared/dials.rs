@@ -215,11 +215,7 @@ impl<C: Send + 'static> Shared<C> {
     pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
         let mut books = self.ledger().lock();
         let account = self.partition().account;
-        if books.is_closed(account)
-            || self.ledger().is_pressed()
-            || books.free(account) == 0
-            || books.dial_room(account) == 0
-        {
+        if books.is_closed(account) || !books.has_slot_at_once(account) {
             return None;
         }
         let (slots, dials) =

@@ -10,11 +10,12 @@ use crate::conn::Entry;
 use crate::stats::Event;
 
 /// What becomes of a connection that is given back.
-enum Fate {
-    Rests,
-    Served(Option<Waker>),
-    /// It rests, and the oldest goes in its stead.
-    Displaces,
+enum Fate<C> {
+    /// And the oldest goes in its stead, if there would be one too many.
+    Rests {
+        displaces: bool,
+    },
+    Serves(Waiter<C>),
     Closes(Event),
 }
 
@@ -97,28 +98,25 @@ impl<C> Shared<C> {
         if !this.bring_up_to_date(&mut entry) {
             return entry.discard(Event::Retired);
         }
-        // Before the locks, so that a panic gives them back before the slot comes back.
-        let mut entry = Some(entry);
-        let mut displaced = None;
-        let mut untended = false;
-        let mut spent = None;
+        // Before the locks, so that a panic gives them back before any slot comes back.
+        let (mut closing, mut waker, mut untended, mut spent) = (None, None, false, None);
         let (mut books, mut state) = this.both();
-        let fate = this.fate(&mut books, &mut state, &mut entry);
-        if let Fate::Rests | Fate::Displaces = fate {
-            if let Fate::Displaces = fate {
-                displaced = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
-            }
-            untended = !state.tended;
-            if let Some(entry) = entry.take() {
+        match this.fate(&mut books, &mut state, &entry) {
+            Fate::Rests { displaces } => {
+                if displaces {
+                    closing = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
+                }
+                untended = !state.tended;
                 state.put(entry, news);
+                spent = this.calm_down(&mut books, &mut state);
             }
-            spent = this.calm_down(&mut books, &mut state);
-        }
-        if let (Fate::Closes(event), Some(mut closing)) = (&fate, entry.take()) {
-            if *event == Event::Evicted {
-                books.evicted(closing.lease_mut());
+            Fate::Serves(waiter) => waker = waiter.caller.cell.grant(Grant::Conn(entry)),
+            Fate::Closes(event) => {
+                if event == Event::Evicted {
+                    books.evicted(entry.lease_mut());
+                }
+                closing = Some((entry, event));
             }
-            displaced = Some((closing, *event));
         }
         state.publish();
         drop(state);
@@ -127,17 +125,16 @@ impl<C> Shared<C> {
         if untended {
             Self::take_in(&this);
         }
-        if let Fate::Served(Some(waker)) = fate {
+        if let Some(waker) = waker {
             waker.wake();
         }
-        if let Some((entry, event)) = displaced {
+        if let Some((entry, event)) = closing {
             entry.discard(event);
         }
     }
 
-    /// Decides on a connection that is given back, and hands it over if that is the decision.
-    fn fate(&self, books: &mut Books, state: &mut Locked<'_, C>, entry: &mut Option<Box<Entry<C>>>) -> Fate {
-        let Some(back) = entry.as_ref() else { return Fate::Rests };
+    /// Decides on a connection that is given back, and takes out of the line who gets it, if that is the decision.
+    fn fate(&self, books: &mut Books, state: &mut Locked<'_, C>, back: &Entry<C>) -> Fate<C> {
         if back.is_gone() {
             return Fate::Closes(Event::Stale);
         }
@@ -159,7 +156,7 @@ impl<C> Shared<C> {
                 rare.pace.came_back(limits);
                 self.sync(books, state);
             }
-            return Fate::Served(entry.take().and_then(|entry| waiter.caller.cell.grant(Grant::Conn(entry))));
+            return Fate::Serves(waiter);
         }
         if state.queued() > 0 && !back.busy {
             // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
@@ -167,8 +164,7 @@ impl<C> Shared<C> {
         }
         match state.settings.max_idle {
             0 => Fate::Closes(Event::Retired),
-            max if state.idle.len() >= max => Fate::Displaces,
-            _ => Fate::Rests,
+            max => Fate::Rests { displaces: state.idle.len() >= max },
         }
     }
 
