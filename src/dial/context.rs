@@ -128,11 +128,10 @@ impl DialContext {
     }
 
     /// The dial failed: its slot goes with the last who has a share in it.
-    pub(crate) fn into_lease(self) -> SharedLease {
-        let mut parts = self.lease.lock();
+    pub(crate) fn into_lease(mut self) -> SharedLease {
+        let parts = self.lease.get_mut();
         let lease = parts.share();
         *parts = Parts::Alone(None);
-        drop(parts);
         lease
     }
 }
@@ -140,13 +139,13 @@ impl DialContext {
 impl Drop for DialContext {
     /// Who keeps its slot keeps it from being another's; it is no dial's any more.
     fn drop(&mut self) {
-        let shared = match &*self.lease.lock() {
-            Parts::Shared(lease) if lease.lock().is_some() => Arc::clone(lease),
-            Parts::Shared(_) | Parts::Alone(_) => return,
-        };
+        let Parts::Shared(lease) = self.lease.get_mut() else { return };
+        if lease.lock().is_none() {
+            return; // a connection has it
+        }
         let ledger = &self.budget.partition.ledger;
         let mut books = ledger.lock();
-        if let Some(lease) = &mut *shared.lock() {
+        if let Some(lease) = &mut *lease.lock() {
             books.dial_dropped(lease);
         }
         ledger.settle(books);

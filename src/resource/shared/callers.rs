@@ -290,13 +290,14 @@ impl<C> State<C> {
     }
 
     /// Takes out what is not needed until somebody dials or waits again, to be dropped after the lock.
+    #[inline]
     pub(super) fn take_spent(&mut self) -> Option<Box<Rare<C>>> {
+        if !self.several().is_some_and(Rare::is_spent) {
+            return None;
+        }
         match std::mem::take(&mut self.callers) {
-            Callers::Several(rare) if rare.is_spent() => Some(rare),
-            others => {
-                self.callers = others;
-                None
-            }
+            Callers::Several(rare) => Some(rare),
+            Callers::Nobody | Callers::Alone { .. } => None,
         }
     }
 }
