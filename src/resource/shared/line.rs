@@ -143,7 +143,7 @@ impl<C: Send + 'static> Shared<C> {
             }
             state = self.lock();
         }
-        let (queued, unused) = self.line_up(books, state, caller, brought, rests);
+        let (queued, unused) = self.admit(books, state, caller, brought, rests);
         let Some(victim) = spared else { return queued };
         self.ledger().close_spared(victim);
         drop(unused);
@@ -158,8 +158,9 @@ impl<C: Send + 'static> Shared<C> {
         }
     }
 
-    /// Also returns the slot that was brought, if it is of no use here.
-    fn line_up(
+    /// Lets a caller into the line, unless it has nothing to wait for. Also returns the slot that was brought, if it is of no
+    /// use here.
+    fn admit(
         self: &Arc<Self>,
         mut books: MutexGuard<'_, Books>,
         mut state: Locked<'_, C>,
