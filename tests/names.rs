@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fdpool::dial::{CheckContext, Tcp, Watch};
-use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, GetError};
+use fdpool::dial::{Tcp, Watch};
+use fdpool::{Address, Budget, ConnResource, Dial, DialContext, GetError};
 use names::{Answer, Script, listen, sockets_to_port};
-use support::{assert_at_rest, poll, settle};
+use support::{Moving, assert_at_rest, poll, settle};
 use tokio::net::TcpStream;
 
 const OLD: &str = "127.0.0.2";
@@ -413,46 +413,32 @@ async fn a_resolver_that_panics_ends_no_watching_and_does_not_spin() {
     assert_at_rest(&budget, 0);
 }
 
-/// Panics in each part of watching, one after the other; then the address has moved.
-#[derive(Default)]
-struct Clumsy(AtomicUsize);
-
-impl Dial for Clumsy {
-    type Conn = ();
-
-    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
-        Ok(())
-    }
-
-    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
-        Fitness::Fit
-    }
-
-    fn watch(&self, _: &Address) -> Option<Watch> {
-        match self.0.fetch_add(1, Ordering::SeqCst) {
-            0 => panic!("in watch()"),
-            1 => Some(Box::pin(async { panic!("in the watch") })),
-            _ => Some(Box::pin(std::future::ready(()))),
-        }
-    }
-
-    fn is_current(&self, _: &Address, (): &()) -> bool {
-        // Each watch begins with the question.
-        let watches = self.0.load(Ordering::SeqCst);
-        assert_ne!(watches, 3, "in is_current()");
-        watches < 4
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn watching_goes_on_after_a_panic_wherever_it_was() {
-    let (budget, clumsy) = (Budget::new(2), Arc::new(Clumsy::default()));
-    let resource = ConnResource::builder("moves", Arc::clone(&clumsy)).budget(&budget).build();
+    let (budget, watches) = (Budget::new(2), Arc::new(AtomicUsize::new(0)));
+    let (begun, asked) = (Arc::clone(&watches), Arc::clone(&watches));
+    // Panics in each part of watching, one after the other; then the address has moved.
+    let clumsy = Moving {
+        watch: move || -> Option<Watch> {
+            match begun.fetch_add(1, Ordering::SeqCst) {
+                0 => panic!("in watch()"),
+                1 => Some(Box::pin(async { panic!("in the watch") })),
+                _ => Some(Box::pin(std::future::ready(()))),
+            }
+        },
+        is_current: move || {
+            // Each watch begins with the question.
+            let watches = asked.load(Ordering::SeqCst);
+            assert_ne!(watches, 3, "in is_current()");
+            watches < 4
+        },
+    };
+    let resource = ConnResource::builder("moves", clumsy).budget(&budget).build();
     let used = resource.get().await.unwrap();
     resource.get().fresh().await.unwrap().put();
     for panics in 1..=2 {
         settle().await;
-        assert_eq!((budget.stats().panics, clumsy.0.load(Ordering::SeqCst)), (panics, panics as usize));
+        assert_eq!((budget.stats().panics, watches.load(Ordering::SeqCst)), (panics, panics as usize));
         tokio::time::sleep(PAUSE).await;
     }
     settle().await;

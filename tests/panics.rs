@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fdpool::dial::{CheckContext, Watch};
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness};
 use futures::FutureExt;
-use support::{assert_at_rest, poll, ready};
+use support::{Moving, assert_at_rest, poll, ready};
 use tokio::sync::Notify;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -203,34 +203,16 @@ async fn while_its_owner_panics() {
     assert_at_rest(&budget, 0);
 }
 
-/// Panics when it is asked whether a connection leads where its address now does.
-struct Unsure(Arc<Notify>);
-
-impl Dial for Unsure {
-    type Conn = ();
-
-    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
-        Ok(())
-    }
-
-    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
-        Fitness::Fit
-    }
-
-    fn watch(&self, _: &Address) -> Option<Watch> {
-        let moved = Arc::clone(&self.0);
-        Some(Box::pin(async move { moved.notified().await }))
-    }
-
-    fn is_current(&self, _: &Address, (): &()) -> bool {
-        panic!("is it?")
-    }
-}
-
 #[tokio::test]
 async fn where_an_address_is_asked_whether_it_moved() {
     let (budget, moved) = (Budget::new(2), Arc::new(Notify::new()));
-    let resource = ConnResource::builder("a", Unsure(Arc::clone(&moved))).budget(&budget).build();
+    let watched = Arc::clone(&moved);
+    let watch = move || -> Option<Watch> {
+        let moved = Arc::clone(&watched);
+        Some(Box::pin(async move { moved.notified().await }))
+    };
+    let dialer = Moving { watch, is_current: || panic!("is it?") };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
     let (idle, used) = (resource.get().await.unwrap(), resource.get().await.unwrap());
     support::settle().await;
     idle.put();

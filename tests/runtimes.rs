@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fdpool::dial::{CheckContext, Watch};
-use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness};
-use support::{Peer, Script, assert_at_rest, fakes, fakes_with, poll, ready};
+use fdpool::dial::Watch;
+use fdpool::{Budget, ConnResource};
+use support::{Moving, Peer, Script, assert_at_rest, fakes, fakes_with, poll, ready};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
@@ -304,34 +304,15 @@ fn a_get_that_is_polled_where_another_runtime_is_entered_is_served_by_its_own_di
     assert_at_rest(&budget, 0);
 }
 
-/// Its address has moved, if it says so.
-#[derive(Clone, Default)]
-struct Moving(Arc<AtomicBool>);
-
-impl Dial for Moving {
-    type Conn = ();
-
-    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
-        Ok(())
-    }
-
-    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
-        Fitness::Fit
-    }
-
-    fn watch(&self, _: &Address) -> Option<Watch> {
-        Some(Box::pin(std::future::pending()))
-    }
-
-    fn is_current(&self, _: &Address, (): &()) -> bool {
-        !self.0.load(Ordering::Relaxed)
-    }
-}
-
 #[test]
 fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
-    let (budget, moving) = (Budget::new(4), Moving::default());
-    let resource = ConnResource::builder("a", moving.clone()).budget(&budget).build();
+    let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));
+    let has_moved = Arc::clone(&moved);
+    let dialer = Moving {
+        watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
+        is_current: move || !has_moved.load(Ordering::Relaxed),
+    };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
     let (first, second) = (runtime(), runtime());
     let theirs = first.block_on(async {
         let conn = resource.get().await.unwrap();
@@ -340,7 +321,7 @@ fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
     });
     let conn = second.block_on(async { resource.get().await.unwrap() });
     drop(first);
-    moving.0.store(true, Ordering::Relaxed);
+    moved.store(true, Ordering::Relaxed);
     second.block_on(async {
         conn.put();
         assert_eq!(resource.stats().idle, 1);

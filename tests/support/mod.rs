@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use fdpool::dial::CheckContext;
+use fdpool::dial::{CheckContext, Watch};
 use fdpool::{Address, Budget, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -133,6 +133,36 @@ impl Dial for FakeDialer {
 
     fn check(&self, conn: &mut Fake, _cx: &CheckContext) -> Fitness {
         *conn.fitness.lock().unwrap()
+    }
+}
+
+/// Dials nothing at an address that may move: how it is watched, and whether its connections lead there, is the test's to say.
+pub struct Moving<W, I> {
+    pub watch: W,
+    pub is_current: I,
+}
+
+impl<W, I> Dial for Moving<W, I>
+where
+    W: Fn() -> Option<Watch> + Send + Sync + 'static,
+    I: Fn() -> bool + Send + Sync + 'static,
+{
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn watch(&self, _: &Address) -> Option<Watch> {
+        (self.watch)()
+    }
+
+    fn is_current(&self, _: &Address, (): &()) -> bool {
+        (self.is_current)()
     }
 }
 
