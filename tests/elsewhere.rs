@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fdpool::dial::{CheckContext, SlotShare, from_fn};
-use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, Held};
+use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, GetError, Held};
 use support::{assert_at_rest, poll, ready};
+use tokio::sync::Notify;
 
 /// The descriptors of its connections stay here, in the hands of somebody else.
 #[derive(Clone, Debug, Default)]
@@ -116,4 +117,131 @@ async fn a_dial_that_is_dropped_is_none_any_more_while_its_lookup_goes_on() {
     assert_eq!((budget.stats().dialing, budget.stats().closing), (0, 2));
     lookups.0.lock().unwrap().clear();
     assert_at_rest(&budget, 0);
+}
+
+/// Dials numbers. The first parts with its slot, and then does what the test says.
+struct Parts {
+    begun: AtomicUsize,
+    kept: Mutex<Option<Held<()>>>,
+    goes_on: Notify,
+    then: Then,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Succeeds,
+    Panics,
+    Fails,
+    /// Finds no descriptor, and is asked again if it may.
+    FindsNone,
+}
+
+impl Parts {
+    fn new(then: Then) -> Arc<Self> {
+        let (begun, kept, goes_on) = (AtomicUsize::new(0), Mutex::default(), Notify::new());
+        Arc::new(Self { begun, kept, goes_on, then })
+    }
+
+    fn let_go(&self) {
+        let kept = self.kept.lock().unwrap().take();
+        drop(kept.expect("it has parted with its slot"));
+    }
+}
+
+impl Dial for Parts {
+    type Conn = usize;
+
+    async fn dial(&self, _: &Address, cx: &DialContext) -> Result<usize, DialError> {
+        let number = self.begun.fetch_add(1, Ordering::SeqCst);
+        if number > 0 {
+            return Ok(number);
+        }
+        *self.kept.lock().unwrap() = Some(cx.hold(()));
+        self.goes_on.notified().await;
+        match self.then {
+            Then::Succeeds => Ok(number),
+            Then::Panics => panic!("a dialer's"),
+            Then::Fails => Err(std::io::ErrorKind::ConnectionReset.into()),
+            Then::FindsNone => {
+                self.let_go();
+                Err(std::io::Error::from_raw_os_error(24).into())
+            }
+        }
+    }
+
+    fn check(&self, _: &mut usize, _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counted_on_a_dial_that_parted_with_its_slot_and_panicked_is_served() {
+    let (budget, dialer) = (Budget::new(4), Parts::new(Then::Panics));
+    let resource = ConnResource::builder("a", Arc::clone(&dialer)).budget(&budget).build();
+    let mut first = resource.get();
+    assert!(poll(&mut first).is_pending());
+    let second = tokio::spawn(resource.get_owned());
+    support::settle().await;
+    assert!(!second.is_finished());
+    assert_eq!(*ready(&mut first).unwrap(), 1, "what the second has dialled");
+    dialer.goes_on.notify_one();
+    let conn = tokio::time::timeout(Duration::from_secs(1), second).await.expect("in time");
+    assert_eq!(*conn.unwrap().unwrap(), 2);
+    dialer.let_go();
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_queues_again_after_a_dial_whose_descriptor_went_is_served() {
+    let (budget, dialer) = (Budget::new(1), Parts::new(Then::Succeeds));
+    let resource = ConnResource::builder("a", Arc::clone(&dialer)).budget(&budget).build();
+    let slot = budget.acquire().await.unwrap();
+    let mut other = budget.acquire();
+    assert!(poll(&mut other).is_pending());
+    let mut queued = resource.get();
+    assert!(poll(&mut queued).is_pending());
+    let mut dialing = resource.get().with_slot(slot);
+    assert!(poll(&mut dialing).is_pending());
+    dialer.let_go();
+    let other = ready(&mut other).unwrap();
+    dialer.goes_on.notify_one();
+    assert!(poll(&mut dialing).is_pending());
+    assert_eq!(*ready(&mut queued).unwrap(), 0, "the oldest has it");
+    drop(other);
+    let conn = tokio::time::timeout(Duration::from_secs(1), dialing).await.expect("in time");
+    assert_eq!(*conn.unwrap(), 1);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_dials_in_a_budget_that_closes_is_told_so_when_the_dial_fails() {
+    for patient in [false, true] {
+        let (budget, dialer) = (Budget::new(4), Parts::new(Then::Fails));
+        let resource = ConnResource::builder("a", Arc::clone(&dialer)).budget(&budget).build();
+        let get = resource.get_owned();
+        let get = tokio::spawn(if patient { get.wait_for_ready() } else { get });
+        support::settle().await;
+        dialer.let_go();
+        assert_eq!(budget.close(Duration::from_secs(1)).await.still_open, 0);
+        dialer.goes_on.notify_one();
+        let told = tokio::time::timeout(Duration::from_secs(1), get).await.expect("in time");
+        let told = told.unwrap().unwrap_err();
+        assert!(matches!(told, GetError::Closed { .. }) || !patient, "{told}");
+        assert_at_rest(&budget, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_finds_no_descriptor_has_a_slot_when_it_tries_again() {
+    let (budget, dialer) = (Budget::new(2), Parts::new(Then::FindsNone));
+    let resource = |name| ConnResource::builder(name, Arc::clone(&dialer)).budget(&budget).build();
+    let (here, other) = (resource("here"), resource("other"));
+    let mut get = here.get();
+    assert!(poll(&mut get).is_pending());
+    other.get().await.unwrap().put(); // to be evicted for it
+    dialer.goes_on.notify_one();
+    let conn = tokio::time::timeout(Duration::from_secs(5), get).await.expect("in time").unwrap();
+    assert_eq!((*conn, budget.stats().in_use, budget.stats().dial_failures), (2, 1, 0));
+    conn.put();
+    assert_at_rest(&budget, 1);
 }

@@ -4,11 +4,12 @@
 mod support;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use fdpool::{Budget, Fitness, GetError};
+use fdpool::dial::from_fn;
+use fdpool::{Address, Budget, ConnResource, DialContext, Fitness, GetError};
 use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
 
 #[tokio::test]
@@ -97,6 +98,36 @@ async fn get_and_put_one_that_is_busy_is_kept_beside_who_waits() {
     ready(&mut next).unwrap().put();
     assert_eq!(script.begun(), 1);
     assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
+async fn get_of_who_wants_none_that_has_served_is_not_barred_by_a_busy_one() {
+    type Meanwhile = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+    let meanwhile: Arc<Meanwhile> = Arc::default();
+    let checked = Arc::clone(&meanwhile);
+    let dialer = from_fn(
+        |_: &Address, _: &DialContext| async { Ok(()) },
+        move |(), _| {
+            let meanwhile = checked.lock().unwrap().take();
+            meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+            Fitness::Busy
+        },
+    );
+    let budget = Budget::new(4);
+    let resource = ConnResource::builder("a", dialer).budget(&budget).max_conns(1).build();
+    resource.get().await.unwrap().put();
+    let mut fresh = Box::pin(resource.get_owned().fresh());
+    let (begun, begins) = std::sync::mpsc::channel();
+    *meanwhile.lock().unwrap() = Some(Box::new(move || {
+        assert!(poll(&mut fresh).is_pending());
+        begun.send(fresh).unwrap();
+    }));
+    assert!(resource.try_get().is_none(), "it is busy");
+    let mut fresh = begins.recv().unwrap();
+    let conn = ready(&mut fresh).unwrap();
+    assert!(!conn.is_reused());
+    drop((fresh, conn));
+    assert_at_rest(&budget, 0);
 }
 
 #[tokio::test]

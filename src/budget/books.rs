@@ -422,7 +422,7 @@ impl Books {
         }
     }
 
-    pub(super) fn relabel_elsewhere(&mut self, Elsewhere(tag): &Elsewhere, kind: Kind) {
+    fn relabel_elsewhere(&mut self, Elsewhere(tag): &Elsewhere, kind: Kind) {
         if let Some(before @ Use::Seated { seat, .. }) = tag.used() {
             tag.set(Some(kind));
             self.put_to_use(tag.partition.account, before, Use::seated(seat, kind));
@@ -443,8 +443,20 @@ impl Books {
 
     /// The same for a dial that was dropped, whose slot somebody else keeps.
     pub(crate) fn dial_dropped(&mut self, lease: &mut Lease) {
+        let used = lease.used();
         self.relabel(lease, Kind::Closing);
-        if let Lease::Own(Claim::Plain { used: Use::Seated { seat, .. }, .. }) = *lease {
+        self.no_dial_any_more(used);
+    }
+
+    /// The connection, or the dial, has gone before its descriptor.
+    pub(super) fn outlived(&mut self, elsewhere: &Elsewhere) {
+        let used = elsewhere.used();
+        self.relabel_elsewhere(elsewhere, Kind::Closing);
+        self.no_dial_any_more(used);
+    }
+
+    fn no_dial_any_more(&mut self, used: Use) {
+        if let Use::Seated { seat, kind: Kind::Dialing, .. } = used {
             self.dial_ended(seat, self.dials_of(seat));
         }
     }

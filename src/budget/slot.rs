@@ -320,6 +320,13 @@ pub(crate) enum Lease {
 }
 
 impl Lease {
+    pub(super) fn used(&self) -> Use {
+        match self {
+            Lease::Own(claim) => claim.used(),
+            Lease::Elsewhere(elsewhere) => elsewhere.used(),
+        }
+    }
+
     /// Whether the descriptor has gone before its connection.
     #[inline]
     pub(crate) fn is_gone(&self) -> bool {
@@ -354,11 +361,17 @@ impl From<Slot> for Lease {
 #[derive(Debug)]
 pub(crate) struct Elsewhere(pub(super) Arc<Tag>);
 
+impl Elsewhere {
+    pub(super) fn used(&self) -> Use {
+        self.0.used().unwrap_or(Use::NOTHING)
+    }
+}
+
 impl Drop for Elsewhere {
     fn drop(&mut self) {
         let ledger = &self.0.partition.ledger;
         let mut books = ledger.lock();
-        books.relabel_elsewhere(self, Kind::Closing);
+        books.outlived(self);
         ledger.settle(books);
     }
 }

@@ -122,6 +122,11 @@ impl DialContext {
         SlotShare { _lease: self.lease.lock().share() }
     }
 
+    /// Whether the dial has its slot still, to begin again with.
+    pub(crate) fn has_slot(&self) -> bool {
+        self.lease.lock().with(|lease| matches!(lease, Some(Lease::Own(_))))
+    }
+
     /// The dial succeeded: what its connection has to count as its slot.
     pub(crate) fn take_lease(&self) -> Option<Lease> {
         self.lease.lock().with(Option::take)

@@ -113,7 +113,7 @@ async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>)
         match outcome {
             Some(Err(error)) if error.is_out_of_descriptors() => {
                 shared.count(Event::Emfile);
-                if !upkeep::make_room(shared) {
+                if !upkeep::make_room(shared) || !cx.has_slot() {
                     break Outcome::NoDescriptor(error);
                 }
             }
@@ -140,7 +140,7 @@ async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>)
             upkeep::probe_later(shared);
         }
         Outcome::NoDescriptor(error) => {
-            tracing::warn!(address = %shared.address, %error, "no descriptor for a dial, and nothing idle");
+            tracing::warn!(address = %shared.address, %error, "no descriptor for a dial");
             shared.dial_postponed(initiator, error, cx.into_lease());
             upkeep::look_after_queue(shared);
         }

@@ -86,6 +86,11 @@ impl<C> Waiter<C> {
 
     /// Whether a connection is of use to this caller.
     pub(super) fn can_use(&self, entry: &Entry<C>) -> bool {
+        !entry.busy && self.suits(entry)
+    }
+
+    /// Whether it would be if it were not busy.
+    pub(super) fn suits(&self, entry: &Entry<C>) -> bool {
         self.wants.includes(entry, self.generation)
     }
 }
@@ -95,7 +100,7 @@ impl Wants {
         let known = entry.runtime.is_none() || entry.runtime == self.runtime;
         // Generations wrap.
         let young = entry.record.generation.wrapping_sub(generation) as i32 >= 0;
-        known && young && !entry.busy && !(self.fresh && entry.is_reused())
+        known && young && !(self.fresh && entry.is_reused())
     }
 }
 
@@ -255,8 +260,15 @@ impl<C> State<C> {
         }
     }
 
-    /// Takes those out of the lines who are to be told something.
-    pub(super) fn take_callers(&mut self, of: impl Fn(&Caller<C>) -> bool) -> Vec<Arc<Caller<C>>> {
+    /// Tells everybody in line that it is in vain. Returns whom to wake after the locks.
+    ///
+    /// Not those who have been granted a slot and do not know yet: they ask before they dial with it.
+    pub(super) fn fail_all(&mut self, failure: &Failure) -> Vec<Waker> {
+        let callers = self.take_callers(|caller| caller.cell.is_waiting());
+        callers.iter().filter_map(|caller| caller.cell.grant(Grant::Failed(failure.clone()))).collect()
+    }
+
+    fn take_callers(&mut self, of: impl Fn(&Caller<C>) -> bool) -> Vec<Arc<Caller<C>>> {
         match &mut self.callers {
             Callers::Nobody => Vec::new(),
             Callers::Alone { caller, .. } => {

@@ -8,7 +8,7 @@ use std::task::Waker;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::{Aside, Failure, Grant, Locked, Shared};
+use super::{Aside, Failure, Locked, Shared};
 use crate::conn::Entry;
 use crate::resource::attempt::Attempt;
 use crate::resource::settings::Settings;
@@ -36,10 +36,7 @@ impl<C> Shared<C> {
     pub(crate) fn end(&self) {
         let (mut books, mut state) = self.both();
         (state.closed, state.calm) = (true, false);
-        // Not those who have been granted a slot and do not know yet: they ask before they dial with it.
-        let callers = state.take_callers(|caller| caller.cell.is_waiting());
-        let told = callers.iter().filter_map(|caller| caller.cell.grant(Grant::Failed(Failure::Closed)));
-        let wakers: Vec<_> = told.collect();
+        let wakers = state.fail_all(&Failure::Closed);
         let dials = state.take_detached();
         let idle = state.idle.take_all();
         state.publish();

@@ -109,8 +109,8 @@ impl<C: Send + 'static> Shared<C> {
         initiator: Option<Place>,
         entry: Box<Entry<C>>,
     ) -> Dialled<C> {
-        books.be_seated(self); // for who queues again: its descriptor may have gone, and its seat with that
         let waiter = if state.closed { None } else { self.next_for(books, state, &entry) };
+        books.be_seated(self); // for who queues again: its descriptor may have gone, and its seat with that
         let (waker, left) = match waiter {
             Some(waiter) => (waiter.caller.cell.grant(Grant::Conn(entry)), None),
             None => (None, Some(entry)),
@@ -174,6 +174,7 @@ impl<C: Send + 'static> Shared<C> {
                 wakers.extend(waiter.caller.cell.grant(Grant::Failed(Failure::Paused(error.clone()))));
             }
         }
+        wakers.extend(self.tell_closed(&books, &mut state));
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
@@ -182,6 +183,12 @@ impl<C: Send + 'static> Shared<C> {
         if pauses {
             tracing::debug!(address = %self.address, "dials failed: the address pauses");
         }
+    }
+
+    /// Who queues again where all has been closed, and was not known there, is told now. Returns whom to wake.
+    fn tell_closed(&self, books: &Books, state: &mut State<C>) -> Vec<Waker> {
+        let closed = state.closed || books.is_closed(self.partition().account);
+        if closed { state.fail_all(&Failure::Closed) } else { Vec::new() }
     }
 
     /// A dial found no descriptor, and nothing was idle: its caller waits for a slot, as if it had never had
@@ -204,6 +211,7 @@ impl<C: Send + 'static> Shared<C> {
             wakers.extend(rare.requeue(place, waiter));
         }
         wakers.extend(rare.requeue_stranded(self.dials(&books)).into_iter().flatten());
+        wakers.extend(self.tell_closed(&books, &mut state));
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);

@@ -158,7 +158,8 @@ impl<C> Shared<C> {
             }
             return Fate::Serves(waiter);
         }
-        if state.queued() > 0 && !back.busy {
+        let suits = |rare: &Rare<C>| rare.queued.iter().any(|(_, waiter)| waiter.suits(back));
+        if state.queued() > 0 && !state.several().is_some_and(suits) {
             // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
             return Fate::Closes(Event::Retired);
         }
