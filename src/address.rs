@@ -2,7 +2,7 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use smol_str::{SmolStr, ToSmolStr, format_smolstr};
@@ -99,8 +99,11 @@ impl From<SocketAddr> for Address {
 /// An IPv6 literal without brackets gets its brackets.
 impl From<(&str, u16)> for Address {
     fn from((host, port): (&str, u16)) -> Self {
+        // `fe80::1%eth0`
+        let has_zone = || host.split_once('%').is_some_and(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok());
         match host.parse() {
             Ok(ip @ IpAddr::V6(_)) => (ip, port).into(),
+            _ if has_zone() => Self(format_smolstr!("[{host}]:{port}")),
             _ => Self(format_smolstr!("{host}:{port}")),
         }
     }

@@ -78,7 +78,8 @@ counters! {
     Dial => dials,
     /// Dials that failed, timed out or were given up.
     DialFailure => dial_failures,
-    /// Connections given out that had served before. One that is about to be found unfit is counted for that moment.
+    /// Connections given out that had served before, or had rested (one dialled for the stock, say). One that is about to be
+    /// found unfit is counted for that moment.
     Reused => reused,
     /// Connections closed because somebody else needed the slot: idle ones, and those put while somebody waits elsewhere.
     Evicted => evicted,

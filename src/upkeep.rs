@@ -306,6 +306,9 @@ impl<C> Drop for Watcher<C> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade().filter(|_| self.at_work) {
             shared.watched.store(false, Ordering::Relaxed);
+            if shared.resting() > 0 {
+                Shared::take_in(&shared); // its runtime has ended: the keeper, on another, has it watched anew
+            }
         }
     }
 }

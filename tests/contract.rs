@@ -399,9 +399,12 @@ fn an_address_is_made_of_many_things() {
         address(("::1", 80)),
         address((String::from("::1"), 80)),
         address(("[::1]", 80)),
+        address(("0:0::1", 80)),
     ] {
         assert_eq!(made, "[::1]:80");
     }
+    assert_eq!(address(("fe80::1%eth0", 80)), "[fe80::1%eth0]:80");
+    assert_eq!(address(("fe80%eth0", 80)), "fe80%eth0:80");
     assert_eq!(address(Path::new("/run/peer.sock")), "/run/peer.sock");
 }
 

@@ -306,32 +306,67 @@ fn a_get_that_is_polled_where_another_runtime_is_entered_is_served_by_its_own_di
 
 #[test]
 fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
-    let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));
-    let has_moved = Arc::clone(&moved);
-    let dialer = Moving {
-        watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
-        is_current: move || !has_moved.load(Ordering::Relaxed),
-    };
-    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
-    let (first, second) = (runtime(), runtime());
-    let theirs = first.block_on(async {
-        let conn = resource.get().await.unwrap();
-        support::settle().await;
-        conn
-    });
-    let conn = second.block_on(async { resource.get().await.unwrap() });
-    drop(first);
-    moved.store(true, Ordering::Relaxed);
-    second.block_on(async {
-        conn.put();
+    for rests_long in [false, true] {
+        let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));
+        let has_moved = Arc::clone(&moved);
+        let dialer = Moving {
+            watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
+            is_current: move || !has_moved.load(Ordering::Relaxed),
+        };
+        let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+        let (first, second) = (runtime(), runtime());
+        let theirs = first.block_on(async {
+            let conn = resource.get().await.unwrap();
+            support::settle().await;
+            conn
+        });
+        let conn = second.block_on(async { resource.get().await.unwrap() });
+        if rests_long {
+            second.block_on(async {
+                conn.put();
+                tokio::time::sleep(Duration::from_millis(500)).await; // it is looked at no more
+            });
+            drop(first);
+        } else {
+            drop(first);
+            second.block_on(async { conn.put() });
+        }
+        moved.store(true, Ordering::Relaxed);
         assert_eq!(resource.stats().idle, 1);
-        let closed = async {
-            while resource.stats().idle > 0 {
+        second.block_on(async {
+            let closed = async {
+                while resource.stats().idle > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), closed).await.expect("asked, and closed");
+        });
+        theirs.close();
+        assert_at_rest(&budget, 0);
+    }
+}
+
+#[test]
+fn idle_ones_are_looked_after_when_the_runtime_that_did_ends_after_another_has_come_and_gone() {
+    let (budget, script) = (Budget::new(8), Arc::new(Script::default()));
+    let resource = |name| fakes_with(name, &budget, &script).idle_timeout(Duration::from_millis(300)).build();
+    let names = ["at work", "gone", "here"].map(resource);
+    let [at_work, gone, here] = [(); 3].map(|()| runtime());
+    for (runtime, resource) in [&at_work, &gone, &here].into_iter().zip(&names) {
+        runtime.block_on(async {
+            resource.get().await.unwrap().put();
+            support::settle().await;
+        });
+    }
+    drop(gone);
+    here.block_on(async { names[2].get().fresh().await.unwrap().put() });
+    drop(at_work);
+    here.block_on(async {
+        let expired = async {
+            while names[2].stats().idle > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), closed).await.expect("asked, and closed");
+        tokio::time::timeout(Duration::from_secs(10), expired).await.expect("looked after");
     });
-    theirs.close();
-    assert_at_rest(&budget, 0);
 }

@@ -95,10 +95,11 @@ impl Keeper {
     pub(crate) fn take_in(self: &Arc<Self>, address: Weak<dyn Tended>) {
         let here = Handle::try_current().ok();
         let now = clock::now();
+        let mut left = None;
         let mut desk = self.desk.lock();
         let first = desk.fresh.is_empty();
         desk.note_fresh(address);
-        let shift = desk.hire(here, now).map(|(runtime, epoch)| (runtime, self.shift(epoch)));
+        let shift = desk.hire(here, now, &mut left).map(|(runtime, epoch)| (runtime, self.shift(epoch)));
         drop(desk);
         match shift {
             Some((runtime, shift)) => drop(runtime.spawn(shift.work())),
@@ -115,7 +116,8 @@ impl Keeper {
             busy && desk.task.as_ref().is_none_or(|task| task.runtime != here)
         };
         if is_news && let Ok(here) = Handle::try_current() {
-            let shift = self.desk.lock().hire(Some(here), clock::now());
+            let mut left = None;
+            let shift = self.desk.lock().hire(Some(here), clock::now(), &mut left);
             if let Some((runtime, epoch)) = shift {
                 runtime.spawn(self.shift(epoch).work());
             }
@@ -167,15 +169,19 @@ impl Desk {
         self.fresh.push(address);
     }
 
-    /// A runtime for a task, and its number, if there is none at work.
-    fn hire(&mut self, here: Option<Handle>, now: Tick) -> Option<(Handle, u64)> {
+    /// A runtime for a task, and its number, if there is none at work. Another's handle may be left, to be dropped after the
+    /// lock.
+    fn hire(&mut self, here: Option<Handle>, now: Tick, left: &mut Option<Handle>) -> Option<(Handle, u64)> {
         if self.closed {
             return None;
         }
         if let Some(task) = &self.task {
             let elsewhere = here.as_ref().filter(|here| here.id() != task.runtime)?;
             if now.since(task.seen) < GIVEN_UP_AFTER {
-                self.standby.get_or_insert_with(|| elsewhere.clone());
+                // The latest: one that came before may have ended.
+                if self.standby.as_ref().is_none_or(|standby| standby.id() != elsewhere.id()) {
+                    *left = self.standby.replace(elsewhere.clone());
+                }
                 return None;
             }
         }
@@ -289,6 +295,7 @@ impl Shift {
 
 impl Drop for Shift {
     fn drop(&mut self) {
+        let mut left = None;
         let next = {
             let mut desk = self.keeper.desk.lock();
             if desk.epoch != self.epoch || desk.task.is_none() {
@@ -297,7 +304,7 @@ impl Drop for Shift {
             // Its runtime has ended.
             desk.task = None;
             let standby = desk.standby.take();
-            standby.and_then(|runtime| desk.hire(Some(runtime), clock::now()))
+            standby.and_then(|runtime| desk.hire(Some(runtime), clock::now(), &mut left))
         };
         if let Some((runtime, epoch)) = next {
             runtime.spawn(self.keeper.shift(epoch).work());

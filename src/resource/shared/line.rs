@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::runtime;
 
 use super::callers::{Rare, Stood};
+use super::reuse::Counted;
 use super::{Begun, Caller, Failure, Grant, Locked, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};
 use crate::budget::queue::Place;
@@ -80,7 +81,12 @@ impl<C> Shared<C> {
     /// Passes on what was granted to a caller that left. A failure is its own.
     pub(crate) fn pass_on(&self, grant: Grant<C>) -> Option<Failure> {
         match grant {
-            Grant::Conn(entry) => Self::rest(entry, true),
+            Grant::Conn(entry) => {
+                if entry.is_reused() {
+                    drop(Counted(self)); // nobody was given it
+                }
+                Self::rest(entry, true);
+            }
             Grant::Slot(slot) => drop(slot),
             Grant::Failed(failure) => return Some(failure),
         }

@@ -44,7 +44,7 @@ impl<C> Shared<C> {
     }
 
     /// Something rests here that the keeper does not know of.
-    pub(super) fn take_in(this: &Arc<Self>) {
+    pub(crate) fn take_in(this: &Arc<Self>) {
         this.ledger().keeper.take_in(this.dialer.tended(this));
     }
 

@@ -26,7 +26,7 @@ enum Verdict {
 }
 
 /// A reuse that is counted already, since that costs least under the lock; taken back unless it comes to that.
-struct Counted<'a, C>(&'a Shared<C>);
+pub(super) struct Counted<'a, C>(pub(super) &'a Shared<C>);
 
 impl<C> Drop for Counted<'_, C> {
     #[cold]
