@@ -9,8 +9,9 @@ use smol_str::{SmolStr, ToSmolStr, format_smolstr};
 
 /// The address of a peer, such as `"example.org:443"`.
 ///
-/// A string that is cheap to clone: up to 23 bytes are in place, more are shared. What it means is up to the [`Dial`](crate::Dial) it is given to: a host
-/// and a port for [`Tcp`](crate::dial::Tcp), whatever you like for a dialer of your own.
+/// A string that is cheap to clone: up to 23 bytes are in place, more are shared. What it means is up to the
+/// [`Dial`](crate::Dial) it is given to: a host and a port for [`Tcp`](crate::dial::Tcp), whatever you like for a dialer of
+/// your own.
 ///
 /// # Examples
 ///

@@ -224,6 +224,13 @@ fn begin_watch<C>(shared: &Shared<C>) -> Option<Result<dial::Watch, Panicked>> {
     watch.transpose()
 }
 
+/// Why a watch ended.
+enum Looked {
+    NoConnections,
+    /// The dialer, whether the address leads elsewhere.
+    CannotTell,
+}
+
 /// The one task that watches an address.
 struct Watcher<C> {
     shared: Weak<Shared<C>>,
@@ -237,14 +244,17 @@ impl<C: Send + 'static> Watcher<C> {
                 Ok(watch) => self.caught(self.look(watch)).await,
                 Err(Panicked) => Err(Panicked),
             };
-            if let Err(Panicked) = looked {
+            match looked {
+                Ok(Looked::NoConnections) => {}
+                Ok(Looked::CannotTell) => break,
                 // A dialer that always panics costs little.
-                tokio::time::sleep(WATCH_INTERVAL).await;
+                Err(Panicked) => tokio::time::sleep(WATCH_INTERVAL).await,
             }
-            let begun = self.needed().and_then(|shared| begin_watch(&shared));
-            let Some(anew) = begun else { return };
+            let Some(shared) = self.needed() else { return };
+            let Some(anew) = begin_watch(&shared) else { break };
             watch = anew;
         }
+        self.at_work = false; // nobody asks again
     }
 
     /// The address, if it has connections; else it is watched no more.
@@ -260,12 +270,12 @@ impl<C: Send + 'static> Watcher<C> {
     }
 
     /// Asks about the connections whenever the watch is ready, until there are none, or the dialer cannot tell.
-    async fn look(&self, mut watch: dial::Watch) {
+    async fn look(&self, mut watch: dial::Watch) -> Looked {
         // A change between the first dial's lookup and the watch is seen by asking once more.
         let mut asks = true;
         loop {
             {
-                let Some(shared) = self.connected() else { return };
+                let Some(shared) = self.connected() else { return Looked::NoConnections };
                 if asks {
                     shared.ask_whether_current();
                 }
@@ -273,8 +283,8 @@ impl<C: Send + 'static> Watcher<C> {
             asks = tokio::time::timeout(WATCH_INTERVAL, &mut watch).await.is_ok();
             if asks {
                 // The next watch first, and then the question: nothing is missed between them.
-                let Some(shared) = self.shared.upgrade() else { return };
-                let Some(next) = shared.dialer.watch(&shared.address) else { return };
+                let Some(shared) = self.shared.upgrade() else { return Looked::NoConnections };
+                let Some(next) = shared.dialer.watch(&shared.address) else { return Looked::CannotTell };
                 watch = next;
                 drop(shared);
                 // A dialer that is always ready keeps nobody else from running.
@@ -288,7 +298,7 @@ impl<C: Send + 'static> Watcher<C> {
         self.shared.upgrade().filter(|shared| shared.has_slots())
     }
 
-    async fn caught(&self, looking: impl Future<Output = ()>) -> Result<(), Panicked> {
+    async fn caught(&self, looking: impl Future<Output = Looked>) -> Result<Looked, Panicked> {
         let mut looking = std::pin::pin!(looking);
         let polled = std::future::poll_fn(|cx| {
             let poll = catch_unwind(AssertUnwindSafe(|| looking.as_mut().poll(cx)));

@@ -529,6 +529,26 @@ async fn when_an_address_moves_only_connections_that_lead_elsewhere_retire() {
     assert_at_rest(&budget, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_dialer_that_cannot_tell_any_more_whether_its_address_moves_is_not_asked_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asks = Arc::clone(&asked);
+    let dialer = support::Moving {
+        // At once, and every second time not at all.
+        watch: move || -> Option<Watch> {
+            let even = asks.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            even.then(|| Box::pin(std::future::ready(())) as Watch)
+        },
+        is_current: || true,
+    };
+    let budget = Budget::new(2);
+    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+    resource.get().await.unwrap().put();
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_at_rest(&budget, 1);
+}
+
 /// An address that pauses, and one who got in line there by its dial's finding no descriptor.
 async fn queued_while_it_pauses(
     budget: &Budget,
