@@ -390,9 +390,8 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     /// Makes the resource. Dials nothing yet, but for [`min_idle`](Self::min_idle) if a tokio runtime is there.
     pub fn build(self) -> ConnResource<C> {
         let budget = self.budget.unwrap_or_else(|| Budget::global().clone());
-        let settings = self.settings.share();
-        let room = home::move_in(State::<C>::new(Arc::clone(&settings)));
-        let shared = Arc::new(Shared::new(room, &settings, self.address, budget, self.dialer));
+        let room = home::move_in(State::<C>::new(self.settings.share()));
+        let shared = Arc::new(Shared::new(room, self.address, budget, self.dialer));
         upkeep::restock(&shared);
         ConnResource { shared, room }
     }

@@ -28,7 +28,7 @@ pub(super) use evict::Lack;
 pub(crate) use rows::Ordinal;
 use rows::Rows;
 use seats::Queue;
-pub(crate) use seats::{Seat, saturated};
+pub(crate) use seats::{Bounds, Seat};
 
 pub(crate) type AccountId = Ordinal;
 pub(crate) type SeatId = Ordinal;

@@ -43,9 +43,6 @@ pub(crate) trait Member: Send + Sync {
     /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
     fn cooled(&self);
     fn partition(&self) -> &Arc<Partition>;
-    fn max_conns(&self) -> usize;
-    /// How many dials it may have under way. Changes under the ledger's lock only, and then it tells [`Books::sync`].
-    fn may_dial(&self) -> usize;
     /// Connections that come back presently to those who queue there: nobody dials in their stead.
     fn coming(&self) -> usize;
     fn address(&self) -> &Address;

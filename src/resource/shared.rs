@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use super::attempt::ErasedDial;
 use super::home::{self, AnyRoom};
-use super::pace::Pace;
 use super::settings::Settings;
 use crate::address::Address;
-use crate::budget::books::{Books, saturated};
+use crate::budget::books::Books;
 use crate::budget::ledger::{Ledger, Partition, Seating};
 use crate::budget::slot::Kind;
 use crate::budget::{Budget, Hold, Site};
@@ -57,21 +56,15 @@ pub(crate) struct Shared<C> {
     pub(crate) budget: Budget,
     pub(crate) address: Address,
     seating: Seating,
-    /// How many connections there may be. Changes with the state's settings.
-    max_conns: AtomicU32,
-    /// Dials that may be under way: what the pace says, for the books. Written under the ledger's lock.
-    may_dial: AtomicU32,
 }
 
 impl<C> Shared<C> {
     pub(crate) fn new(
         room: &'static dyn AnyRoom,
-        settings: &Settings,
         address: Address,
         budget: Budget,
         dialer: Arc<dyn ErasedDial<C>>,
     ) -> Self {
-        let limits = &settings.dialing;
         Self {
             room,
             dialer,
@@ -79,8 +72,6 @@ impl<C> Shared<C> {
             address,
             seating: Seating::none(),
             handles: AtomicU32::new(1),
-            max_conns: AtomicU32::new(saturated(settings.max_conns)),
-            may_dial: AtomicU32::new(saturated(Pace::new(limits).allowed(limits))),
             watched: AtomicBool::new(false),
             bell: Bell::default(),
             others_queue: AtomicBool::new(false),
@@ -139,22 +130,6 @@ impl<C> Shared<C> {
         let books = self.ledger().lock();
         let state = self.lock();
         (books, state)
-    }
-
-    fn max_conns(&self) -> usize {
-        self.max_conns.load(Ordering::Relaxed) as usize
-    }
-
-    fn set_max_conns(&self, conns: usize) {
-        self.max_conns.store(saturated(conns), Ordering::Relaxed);
-    }
-
-    fn may_dial(&self) -> usize {
-        self.may_dial.load(Ordering::Relaxed) as usize
-    }
-
-    fn set_may_dial(&self, dials: usize) {
-        self.may_dial.store(saturated(dials), Ordering::Relaxed);
     }
 
     /// Not under the address's lock.
@@ -232,7 +207,7 @@ mod tests {
     /// What it costs to know an address, of which there may be a million, and to have something idle there.
     #[test]
     fn an_address_is_small() {
-        assert!(size_of::<Shared<()>>() <= 88);
+        assert!(size_of::<Shared<()>>() <= 80);
         assert!(
             size_of::<Published>() + size_of::<State<()>>() <= 120,
             "with the lock, two lines of the cache"

@@ -230,7 +230,7 @@ impl Books {
     pub(crate) fn spare(&mut self, account: AccountId) -> Option<(Box<dyn Victim>, Option<Slot>)> {
         let seat = self.choose(&smallvec![account])?;
         // Its address might have one more than it may while it closes, if that counted for another.
-        let is_bounded = self.seats[seat].member.max_conns() < self.own_limit(account);
+        let is_bounded = self.seats[seat].max_conns() < self.own_limit(account);
         let mut victim = self.take_from(seat)?;
         let slot = if is_bounded { None } else { victim.take_slot() };
         if slot.is_none() {

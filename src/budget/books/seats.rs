@@ -15,12 +15,32 @@ pub(crate) struct Seat {
     pub(crate) member: Arc<dyn Member>,
     pub(super) account: AccountId,
     pub(crate) slots: Slots,
+    /// Changes when the address's settings or its pace do, and then it tells [`Books::bound`].
+    bounds: Bounds,
     /// Of those who queue there, while somebody does.
     pub(super) queue: Option<QueueId>,
     /// Where it is among the account's members, while it has slots.
     pub(super) index: Option<Ordinal>,
     /// What the member had counted when it was seated: the budget knows of that.
     reported: [u64; COUNTED.len()],
+}
+
+/// How many connections an address may have, and how many dials under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    conns: u32,
+    dials: u32,
+}
+
+impl Bounds {
+    pub(crate) fn new(conns: usize, dials: usize) -> Self {
+        Self { conns: saturated(conns), dials: saturated(dials) }
+    }
+
+    /// Whether one more may be dialled beside so many slots, of which so many are dials'.
+    pub(crate) fn allow_another(self, slots: usize, dials: usize) -> bool {
+        slots < self.conns as usize && dials < self.dials as usize
+    }
 }
 
 /// Slots of one address, by use: none of them is held outside of connections.
@@ -63,15 +83,19 @@ impl Seat {
         self.member.notice().idle()
     }
 
+    pub(super) fn max_conns(&self) -> usize {
+        self.bounds.conns as usize
+    }
+
     /// How many of those who queue here `max_conns` lets have a slot.
     fn may_have(&self, queued: usize) -> usize {
-        queued.min(self.member.max_conns().saturating_sub(self.slots.total()))
+        queued.min(self.max_conns().saturating_sub(self.slots.total()))
     }
 
     /// How many of those who queue here may dial.
     fn demand(&self, queued: usize) -> usize {
         let wanting = self.may_have(queued).saturating_sub(self.member.coming());
-        wanting.min(self.member.may_dial().saturating_sub(self.slots.get(Kind::Dialing)))
+        wanting.min((self.bounds.dials as usize).saturating_sub(self.slots.get(Kind::Dialing)))
     }
 
     /// Whether one who came now would have its turn, with nobody before it.
@@ -86,13 +110,13 @@ impl Seat {
 }
 
 /// More than fit are more than there are descriptors.
-pub(crate) fn saturated(count: usize) -> u32 {
+fn saturated(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl Books {
     /// The seat of a member that is about to queue or to take a slot.
-    pub(crate) fn be_seated<M: Member + 'static>(&mut self, member: &Arc<M>) -> SeatId {
+    pub(crate) fn be_seated<M: Member + 'static>(&mut self, member: &Arc<M>, bounds: Bounds) -> SeatId {
         if let Some(seat) = member.seating().get() {
             return seat;
         }
@@ -101,12 +125,18 @@ impl Books {
             member: Arc::<M>::clone(member),
             account,
             slots: Slots::default(),
+            bounds,
             queue: None,
             index: None,
             reported: member.counted(),
         });
         member.seating().set(Some(seat));
         seat
+    }
+
+    /// What an address may have is another than before; who queues there is [told](Self::sync) of afterwards.
+    pub(crate) fn bound(&mut self, id: SeatId, bounds: Bounds) {
+        self.seats[id].bounds = bounds;
     }
 
     /// Brings the books in line with how many queue at an address, and with what `max_conns` and its dials under way
@@ -288,8 +318,8 @@ mod tests {
 
     /// Of the bytes of an idle connection, with twelve for its number among the members and what it shows there.
     #[test]
-    fn a_seat_is_seven_words() {
-        assert_eq!(size_of::<Seat>(), 7 * size_of::<usize>());
+    fn a_seat_is_eight_words() {
+        assert_eq!(size_of::<Seat>(), size_of::<[usize; 8]>());
         assert_eq!(size_of::<Option<Seat>>(), size_of::<Seat>(), "a row has no tag beside it");
     }
 }

@@ -9,6 +9,7 @@ use tokio::runtime;
 use tokio::task::AbortHandle;
 
 use super::State;
+use crate::budget::books::Bounds;
 use crate::budget::queue::{Cell, Line, Place};
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
@@ -290,6 +291,11 @@ impl<C> State<C> {
     pub(super) fn may_dial(&self) -> usize {
         let limits = &self.settings.dialing;
         self.several().map_or_else(|| Pace::new(limits).allowed(limits), |rare| rare.pace.allowed(limits))
+    }
+
+    /// What the books are told of that, and of how many connections there may be.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds::new(self.settings.max_conns, self.may_dial())
     }
 
     /// Dials that go on by themselves.

@@ -110,7 +110,6 @@ impl<C> Shared<C> {
         let (mut books, mut state) = self.both();
         change(Arc::make_mut(&mut state.settings));
         let Settings { max_conns, max_idle, .. } = *state.settings;
-        self.set_max_conns(max_conns);
         let mut surplus: Vec<Box<Entry<C>>> = Vec::new();
         while state.idle.len() > max_idle {
             surplus.extend(state.idle.take_oldest());

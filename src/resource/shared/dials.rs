@@ -110,7 +110,7 @@ impl<C: Send + 'static> Shared<C> {
         entry: Box<Entry<C>>,
     ) -> Dialled<C> {
         let waiter = if state.closed { None } else { self.next_for(books, state, &entry) };
-        books.be_seated(self); // for who queues again: its descriptor may have gone, and its seat with that
+        books.be_seated(self, state.bounds()); // for who queues again: its descriptor may have gone, and its seat with that
         let (waker, left) = match waiter {
             Some(waiter) => (waiter.caller.cell.grant(Grant::Conn(entry)), None),
             None => (None, Some(entry)),
@@ -141,8 +141,8 @@ impl<C: Send + 'static> Shared<C> {
         let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
-        books.be_seated(self); // for who queues again: the slot may have gone, and its seat with that
         let mut state = self.lock();
+        books.be_seated(self, state.bounds()); // for who queues again: the slot may have gone, and its seat with that
         let (rare, limits) = state.ensure_rare_and_limits();
         // Without pauses there is nothing to wait for.
         let pauses = !limits.pause.is_zero();
@@ -201,8 +201,8 @@ impl<C: Send + 'static> Shared<C> {
     ) {
         let mut books = self.ledger().lock();
         books.undialled(lease.lock().as_mut());
-        books.be_seated(self); // for who queues again: the slot may have gone, and its seat with that
         let mut state = self.lock();
+        books.be_seated(self, state.bounds()); // for who queues again: the slot may have gone, and its seat with that
         let rare = state.ensure_rare();
         let former = rare.last_error.replace(error);
         let mut wakers = Vec::new();
@@ -221,17 +221,19 @@ impl<C: Send + 'static> Shared<C> {
 
     /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
     pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
-        let mut books = self.ledger().lock();
+        let (mut books, state) = self.both();
         let account = self.partition().account;
         if books.is_closed(account) || !books.has_slot_at_once(account) {
             return None;
         }
         let (slots, dials) =
             self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
-        if slots >= self.max_conns() || dials >= self.may_dial() {
+        let bounds = state.bounds();
+        if !bounds.allow_another(slots, dials) {
             return None;
         }
-        let seat = books.be_seated(self);
+        drop(state);
+        let seat = books.be_seated(self, bounds);
         Some(books.take_slot(self.partition(), seat))
     }
 }

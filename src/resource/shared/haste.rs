@@ -13,9 +13,6 @@ impl<C> Shared<C> {
     /// When to probe the address for those who queue here, if it pauses and nobody of this runtime has been told to yet.
     /// Whoever asks has to [probe](Self::probe) it then.
     pub(crate) fn await_probe(&self, runtime: runtime::Id) -> Option<Tick> {
-        if self.may_dial() > 0 {
-            return None; // the usual case, without a lock
-        }
         let mut state = self.lock();
         let rare = state.several_mut()?;
         let awaits = !rare.probed_on.contains(&runtime) && !rare.queued.is_empty();

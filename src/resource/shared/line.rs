@@ -54,14 +54,14 @@ impl<C> Shared<C> {
     ) -> Left<C> {
         let (mut books, mut state) = self.both();
         let seat = self.seating.get();
-        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= self.max_conns());
+        let busy = seat.is_some_and(|seat| books.slots_of(seat) >= state.settings.max_conns);
         let phase = match place.and_then(|place| state.step_out(place)) {
             Some(Stood::Queued) => {
                 self.sync(&mut books, &state);
                 match state.several().and_then(|rare| rare.pace.pause(clock::now())) {
                     _ if busy => Phase::WaitingForAddress,
                     Some(_) => Phase::BackingOff,
-                    None if self.waits_to_dial(&books) => Phase::WaitingToDial,
+                    None if self.waits_to_dial(&books, &state) => Phase::WaitingToDial,
                     None => Phase::WaitingForSlot,
                 }
             }
@@ -101,9 +101,9 @@ impl<C> Shared<C> {
     }
 
     /// Whether there are slots, but as many dials under way as may be.
-    fn waits_to_dial(&self, books: &Books) -> bool {
+    fn waits_to_dial(&self, books: &Books, state: &State<C>) -> bool {
         let account = self.partition().account;
-        let barred = books.dial_room(account) == 0 || self.dials(books) >= self.may_dial();
+        let barred = books.dial_room(account) == 0 || self.dials(books) >= state.may_dial();
         barred && books.free(account) > 0
     }
 
@@ -120,11 +120,11 @@ impl<C> Shared<C> {
         }
     }
 
-    /// Tells the books how many queue here, and how many may dial.
+    /// Tells the books how many queue here, and what they may have.
     pub(super) fn sync(&self, books: &mut Books, state: &State<C>) {
-        self.set_may_dial(state.may_dial());
         self.note_queue(state.queued() > 0);
         if let Some(seat) = self.seating.get() {
+            books.bound(seat, state.bounds());
             books.sync(seat, state.queued());
         }
     }
@@ -182,7 +182,7 @@ impl<C: Send + 'static> Shared<C> {
         if state.idle.rests != rests && !caller.wants.fresh {
             return (Queued::LookAgain(brought), None);
         }
-        let seat = books.be_seated(self);
+        let seat = books.be_seated(self, state.bounds());
         let dials = books.dials_of(seat);
         if !state.is_deserted() || caller.immediate && dials > 0 {
             let (rare, limits) = state.ensure_rare_and_limits();
@@ -192,12 +192,12 @@ impl<C: Send + 'static> Shared<C> {
             if caller.immediate {
                 rare.pace.urge(dials);
             }
+            books.bound(seat, state.bounds());
         }
-        self.set_may_dial(state.may_dial());
         state.calm = false;
         // One that wants none of the idle ones needs their room if the address has no other.
         let mut surplus = None;
-        if caller.wants.fresh && books.slots_of(seat) >= self.max_conns() {
+        if caller.wants.fresh && books.slots_of(seat) >= state.settings.max_conns {
             surplus = state.idle.take_oldest();
             state.publish();
         }
@@ -276,14 +276,14 @@ impl<C: Send + 'static> Shared<C> {
         state.is_deserted()
             && !state.closed
             && (state.idle.rests == rests || caller.wants.fresh)
-            && slots < self.max_conns()
+            && slots < state.settings.max_conns
             && books.lacks_a_slot(self.partition().account)
             && !self.ledger().is_settling()
     }
 
     fn may_dial_with(&self, books: &Books, state: &State<C>, seat: SeatId, slot: &Slot) -> bool {
-        let another = books.slots_of(seat) < self.max_conns() || slot.sits_at(seat);
-        let well = self.may_dial() > 0;
+        let another = books.slots_of(seat) < state.settings.max_conns || slot.sits_at(seat);
+        let well = state.may_dial() > 0;
         another
             && well
             && books.dials_of(seat) < state.settings.dialing.most

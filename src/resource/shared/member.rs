@@ -62,21 +62,13 @@ impl<C: Send + 'static> Member for Shared<C> {
         let spent = {
             let mut state = self.lock();
             (state.warm, state.calm) = (false, false);
-            self.take_spent(&mut state)
+            state.take_spent()
         };
         drop(spent);
     }
 
     fn partition(&self) -> &Arc<Partition> {
         self.partition()
-    }
-
-    fn max_conns(&self) -> usize {
-        self.max_conns()
-    }
-
-    fn may_dial(&self) -> usize {
-        self.may_dial()
     }
 
     fn coming(&self) -> usize {

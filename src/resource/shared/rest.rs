@@ -171,7 +171,8 @@ impl<C> Shared<C> {
 
     /// Whether it has more slots than it should, which is noted.
     pub(super) fn is_crowded(&self, books: &Books, state: &mut State<C>) -> bool {
-        state.crowded = self.seating.get().is_some_and(|seat| books.slots_of(seat) > self.max_conns());
+        state.crowded =
+            self.seating.get().is_some_and(|seat| books.slots_of(seat) > state.settings.max_conns);
         state.crowded
     }
 
@@ -203,13 +204,10 @@ impl<C> Shared<C> {
             books.heat(&self.seating);
         }
         state.calm = state.queued() + state.dialing() == 0;
-        self.take_spent(state)
-    }
-
-    /// Takes out what is not needed until several are in line again, to be dropped after the lock.
-    pub(super) fn take_spent(&self, state: &mut State<C>) -> Option<Box<Rare<C>>> {
         let spent = state.take_spent()?;
-        self.set_may_dial(state.may_dial());
+        if let Some(seat) = self.seating.get() {
+            books.bound(seat, state.bounds());
+        }
         Some(spent)
     }
 }
