@@ -85,14 +85,15 @@ pub(crate) trait Resting {
 
 /// Sorted by since when they rest. Most addresses have one idle connection or none: that costs no more room than itself.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Freelist<E> {
     newest: Option<E>,
-    /// The newest last. Empty if there is no newest.
-    #[expect(clippy::box_collection, reason = "few addresses have any, and all would keep three words more")]
-    older: Option<Box<VecDeque<E>>>,
     len: u32,
     /// How often something has come to rest, so that a search knows whether it missed any: counted by who puts it.
     pub(crate) rests: u32,
+    /// The newest last. Empty if there is no newest.
+    #[expect(clippy::box_collection, reason = "few addresses have any, and all would keep three words more")]
+    older: Option<Box<VecDeque<E>>>,
 }
 
 impl<E> Default for Freelist<E> {

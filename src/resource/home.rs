@@ -12,19 +12,22 @@ use std::sync::LazyLock;
 use parking_lot::Mutex;
 
 use super::shared::{Locked, Published, State};
-use crate::sync::ShortMutex;
+use crate::sync::{AtomicU64, Ordering, ShortMutex};
 
 /// A [`Room`] of which it has been forgotten for what connections it is: handles and connections, whose types have no
 /// bounds on `C`, know it by a reference to this, which holds nothing alive. Their dialer remembers.
 pub(crate) trait AnyRoom: Any + Send + Sync {
     fn published(&self) -> &Published;
+    /// Callers that got in line behind others. Counted under the address's lock.
+    fn waits(&self) -> &AtomicU64;
 }
 
-/// Two lines of the cache, which processors fetch together.
-#[repr(align(128))]
+/// Two lines of the cache, of which the first is all that a get and a put use while all is well.
+#[repr(C, align(128))]
 pub(super) struct Room<C> {
     published: Published,
     state: ShortMutex<State<C>>,
+    waits: AtomicU64,
 }
 
 impl<C: 'static> Room<C> {
@@ -44,6 +47,10 @@ impl<C: Send + 'static> AnyRoom for Room<C> {
     fn published(&self) -> &Published {
         &self.published
     }
+
+    fn waits(&self) -> &AtomicU64 {
+        &self.waits
+    }
 }
 
 /// Rooms that are free, by what they are.
@@ -60,15 +67,30 @@ pub(super) fn move_in<C: Send + 'static>(state: State<C>) -> &'static dyn AnyRoo
             *Room::of(room).state.lock() = state;
             room
         }
-        None => Box::leak(Box::new(Room { published: Published::default(), state: ShortMutex::new(state) })),
+        None => Box::leak(Box::new(Room {
+            published: Published::default(),
+            state: ShortMutex::new(state),
+            waits: AtomicU64::new(0),
+        })),
     }
 }
 
 /// The address is gone, its state too, and nobody asks for it any more: the room is free for another.
 pub(super) fn move_out(room: &'static dyn AnyRoom) {
     room.published().clear();
+    room.waits().store(0, Ordering::Relaxed);
     if IS_LET_AGAIN {
         let kind = <dyn Any>::type_id(room);
         VACANT.lock().entry(kind).or_default().push(room);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_two_lines_of_the_cache() {
+        assert_eq!(size_of::<Room<()>>(), 128);
     }
 }

@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use tokio::task;
 
-use super::{Grant, Published, Shared};
+use super::{Grant, Shared};
 use crate::address::Address;
 use crate::budget::ledger::{COUNTED, Member, Notice, Partition, Seating, Victim};
 use crate::budget::slot::Slot;
@@ -93,7 +93,6 @@ impl<C: Send + 'static> Member for Shared<C> {
     }
 
     fn counted(&self) -> [u64; COUNTED.len()] {
-        let Published { reused, waits, .. } = self.published();
-        [reused, waits].map(|counter| counter.load(Ordering::Relaxed))
+        [&self.published().reused, self.room.waits()].map(|counter| counter.load(Ordering::Relaxed))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::state::add_locked;
 use super::{Caller, Locked, Shared};
 use crate::budget::Site;
 use crate::budget::queue::Place;
@@ -157,7 +158,7 @@ impl<C> Shared<C> {
             return Found::Nothing;
         }
         let end = wait.map_or(Tick::NEVER, |wait| now.after(wait));
-        state.published.count_wait();
+        add_locked(self.room.waits(), 1);
         Found::Place(state.awaits_slot(caller, end), end)
     }
 

@@ -19,19 +19,18 @@ use crate::sync::{AtomicU64, Ordering, ShortMutexGuard};
 
 /// What an address lets others know of itself: written under its lock, read without.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Published {
     pub(in crate::resource) notice: Notice,
     /// Connections given out that had served before.
     pub(super) reused: AtomicU64,
-    /// Callers that got in line behind others.
-    pub(super) waits: AtomicU64,
 }
 
 impl Published {
     pub(in crate::resource) fn clear(&self) {
-        let Self { notice: Notice { hint, surplus_since, lent }, reused, waits } = self;
+        let Self { notice: Notice { hint, surplus_since, lent }, reused } = self;
         hint.store(Hint::UNSEEN.pack(), Ordering::Relaxed);
-        [reused, waits].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        reused.store(0, Ordering::Relaxed);
         [surplus_since, lent].into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
@@ -39,20 +38,17 @@ impl Published {
     pub(super) fn count_reuse(&self, by: u64) {
         add_locked(&self.reused, by);
     }
-
-    pub(super) fn count_wait(&self) {
-        add_locked(&self.waits, 1);
-    }
 }
 
 /// Without a read-modify-write, for the warm path: under the address's lock.
 #[inline]
-fn add_locked(counter: &AtomicU64, by: u64) {
+pub(super) fn add_locked(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
+/// What a get and a put read is first: see [`Room`](crate::resource::home).
+#[repr(C)]
 pub(crate) struct State<C> {
-    pub(super) idle: Freelist<Box<Entry<C>>>,
     pub(in crate::resource) settings: Arc<Settings>,
     pub(super) generation: u32,
     /// Nothing here bars what is put from coming to rest: nobody is in line, the books know of it, it is not closed.
@@ -64,6 +60,7 @@ pub(crate) struct State<C> {
     pub(super) crowded: bool,
     /// The keeper knows that something that it does not watch may be idle here.
     pub(super) tended: bool,
+    pub(super) idle: Freelist<Box<Entry<C>>>,
     /// The last handle is gone.
     pub(super) closed: bool,
     /// Connections of generations before this one are closed. Those between it and the present one may lead
