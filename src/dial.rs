@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::address::Address;
 use crate::error::DialError;
+use crate::stats::Event;
 
 mod context;
 mod proxy;
@@ -168,6 +169,17 @@ pub enum Fitness {
 }
 
 impl Fitness {
+    /// As what a connection ends that is to be closed. `None`: it is not.
+    #[inline]
+    pub(crate) fn end(self) -> Option<Event> {
+        match self {
+            Fitness::Fit | Fitness::Busy => None,
+            Fitness::Closed => Some(Event::Stale),
+            Fitness::Dirty => Some(Event::Dirty),
+            Fitness::Broken => Some(Event::Broken),
+        }
+    }
+
     /// What a byte stream says when it is asked for a byte: nothing to read is `Fit`, the end is `Closed`, a
     /// byte (which is lost) is `Dirty`, an error is `Broken`.
     ///

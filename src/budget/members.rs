@@ -35,21 +35,27 @@ impl<S> Members<S> {
         &self.seats
     }
 
-    /// Joins, as one that has nothing idle. `moved` is told of every seat's new index, here and below.
+    /// Joins, as one that has nothing idle. `moved` is told of a seat's index when it is another than before, here and
+    /// below.
+    #[inline]
     pub(crate) fn join(&mut self, seat: SeatId, shows: S, mut moved: impl FnMut(SeatId, usize)) {
         moved(seat, self.seats.len());
         self.seats.push(seat);
         self.shown.push(shows);
     }
 
+    #[inline]
     pub(crate) fn leave(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) {
         let index = if index < self.warm { self.cool(index, &mut moved) } else { index };
-        self.swap(index, self.seats.len() - 1, &mut moved);
-        self.seats.pop();
-        self.shown.pop();
+        self.seats.swap_remove(index);
+        self.shown.swap_remove(index);
+        if let Some(last) = self.seats.get(index) {
+            moved(*last, index);
+        }
     }
 
     /// It may have something idle again.
+    #[inline]
     pub(crate) fn heat(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) {
         if index >= self.warm {
             self.swap(index, self.warm, &mut moved);
@@ -66,10 +72,12 @@ impl<S> Members<S> {
     }
 
     fn swap(&mut self, a: usize, b: usize, moved: &mut impl FnMut(SeatId, usize)) {
-        self.seats.swap(a, b);
-        self.shown.swap(a, b);
-        moved(self.seats[a], a);
-        moved(self.seats[b], b);
+        if a != b {
+            self.seats.swap(a, b);
+            self.shown.swap(a, b);
+            moved(self.seats[a], a);
+            moved(self.seats[b], b);
+        }
     }
 }
 

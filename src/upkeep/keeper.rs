@@ -11,9 +11,9 @@ use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::{Handle, Id};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -80,8 +80,7 @@ struct Desk {
     task: Option<Running>,
     /// Counts tasks, so that one that was given up knows.
     epoch: u64,
-    /// Another runtime from which addresses come, in case the task's own ends.
-    standby: Option<Handle>,
+    standby: Option<Standby>,
     closed: bool,
 }
 
@@ -90,21 +89,33 @@ struct Running {
     seen: Tick,
 }
 
+/// A task of another runtime from which addresses come, which waits for the end of the one at work. Its runtime keeps it,
+/// and not it its runtime. Dropped without the lock: that wakes it.
+struct Standby {
+    runtime: Id,
+    call: oneshot::Sender<Shift>,
+}
+
+/// What is to be done after the lock.
+enum Hiring {
+    /// A task goes to work.
+    Begin(Handle),
+    /// The one that stood by does.
+    Call(Standby),
+    /// One stands by, in the stead of another, perhaps.
+    StandBy(Handle, oneshot::Receiver<Shift>, Option<Standby>),
+}
+
 impl Keeper {
     /// Something rests at an address that the task does not know to be fresh.
     pub(crate) fn take_in(self: &Arc<Self>, address: Weak<dyn Tended>) {
         let here = Handle::try_current().ok();
-        let now = clock::now();
-        let mut left = None;
         let mut desk = self.desk.lock();
         let first = desk.fresh.is_empty();
         desk.note_fresh(address);
-        let shift = desk.hire(here, now, &mut left).map(|(runtime, epoch)| (runtime, self.shift(epoch)));
-        drop(desk);
-        match shift {
-            Some((runtime, shift)) => drop(runtime.spawn(shift.work())),
-            None if first => self.news.notify_one(),
-            None => {}
+        self.hire(desk, here);
+        if first {
+            self.news.notify_one();
         }
     }
 
@@ -116,16 +127,28 @@ impl Keeper {
             busy && desk.task.as_ref().is_none_or(|task| task.runtime != here)
         };
         if is_news && let Ok(here) = Handle::try_current() {
-            let mut left = None;
-            let shift = self.desk.lock().hire(Some(here), clock::now(), &mut left);
-            if let Some((runtime, epoch)) = shift {
-                runtime.spawn(self.shift(epoch).work());
-            }
+            self.hire(self.desk.lock(), Some(here));
         }
     }
 
-    fn shift(self: &Arc<Self>, epoch: u64) -> Shift {
-        Shift { keeper: Arc::clone(self), epoch }
+    /// Sees to it that a task is at work, if there is a runtime for one, and that another stands by if there is another.
+    fn hire(self: &Arc<Self>, mut desk: MutexGuard<'_, Desk>, here: Option<Handle>) {
+        let Some(hiring) = desk.hire(here, clock::now()) else { return };
+        let epoch = desk.epoch;
+        drop(desk);
+        let shift = || Shift { keeper: Arc::clone(self), epoch };
+        match hiring {
+            Hiring::Begin(runtime) => drop(runtime.spawn(shift().work())),
+            // In vain if its runtime has ended: then the shift ends here.
+            Hiring::Call(standby) => drop(standby.call.send(shift())),
+            Hiring::StandBy(runtime, called, _relieved) => {
+                runtime.spawn(async move {
+                    if let Ok(shift) = called.await {
+                        shift.work().await;
+                    }
+                });
+            }
+        }
     }
 
     /// A connection is watched from now on.
@@ -169,26 +192,32 @@ impl Desk {
         self.fresh.push(address);
     }
 
-    /// A runtime for a task, and its number, if there is none at work. Another's handle may be left, to be dropped after the
-    /// lock.
-    fn hire(&mut self, here: Option<Handle>, now: Tick, left: &mut Option<Handle>) -> Option<(Handle, u64)> {
+    /// Finds a runtime for a task, if there is none at work, or for one to stand by.
+    fn hire(&mut self, here: Option<Handle>, now: Tick) -> Option<Hiring> {
         if self.closed {
             return None;
         }
         if let Some(task) = &self.task {
             let elsewhere = here.as_ref().filter(|here| here.id() != task.runtime)?;
             if now.since(task.seen) < GIVEN_UP_AFTER {
-                // The latest: one that came before may have ended.
-                if self.standby.as_ref().is_none_or(|standby| standby.id() != elsewhere.id()) {
-                    *left = self.standby.replace(elsewhere.clone());
-                }
-                return None;
+                // Closed: its runtime has ended.
+                let stands_by = self.standby.as_ref().is_some_and(|standby| !standby.call.is_closed());
+                return (!stands_by).then(|| self.have_stand_by(elsewhere.clone()));
             }
         }
-        let runtime = here.or_else(|| self.standby.take())?;
+        let (runtime, hiring) = match here {
+            Some(here) => (here.id(), Hiring::Begin(here)),
+            None => self.standby.take().map(|standby| (standby.runtime, Hiring::Call(standby)))?,
+        };
         self.epoch += 1;
-        self.task = Some(Running { runtime: runtime.id(), seen: now });
-        Some((runtime, self.epoch))
+        self.task = Some(Running { runtime, seen: now });
+        Some(hiring)
+    }
+
+    fn have_stand_by(&mut self, runtime: Handle) -> Hiring {
+        let (call, called) = oneshot::channel();
+        let relieved = self.standby.replace(Standby { runtime: runtime.id(), call });
+        Hiring::StandBy(runtime, called, relieved)
     }
 
     /// What is to be done now, and how long there is nothing to do after that. `None`: nothing will be.
@@ -272,7 +301,11 @@ impl Shift {
         if let Some(task) = &mut desk.task {
             task.seen = now;
         }
-        desk.assign(self.keeper.watched.load(Ordering::Relaxed), now)
+        let assignment = desk.assign(self.keeper.watched.load(Ordering::Relaxed), now);
+        let relieved = if assignment.is_none() { desk.standby.take() } else { None };
+        drop(desk);
+        drop(relieved);
+        assignment
     }
 
     /// Notes what was found. Returns whether there is more to do at once.
@@ -295,19 +328,10 @@ impl Shift {
 
 impl Drop for Shift {
     fn drop(&mut self) {
-        let mut left = None;
-        let next = {
-            let mut desk = self.keeper.desk.lock();
-            if desk.epoch != self.epoch || desk.task.is_none() {
-                return;
-            }
+        let mut desk = self.keeper.desk.lock();
+        if desk.epoch == self.epoch && desk.task.take().is_some() {
             // Its runtime has ended.
-            desk.task = None;
-            let standby = desk.standby.take();
-            standby.and_then(|runtime| desk.hire(Some(runtime), clock::now(), &mut left))
-        };
-        if let Some((runtime, epoch)) = next {
-            runtime.spawn(self.keeper.shift(epoch).work());
+            self.keeper.hire(desk, None);
         }
     }
 }

@@ -2,11 +2,11 @@
 //! the callers' cells.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use tokio::runtime;
-use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::State;
 use crate::budget::books::Bounds;
@@ -42,9 +42,29 @@ pub(crate) struct Rare<C> {
     pub(super) hastened_on: Vec<runtime::Id>,
     /// When a dial ended last, or more were allowed for want of that.
     pub(super) moved: Tick,
-    /// Dials that nobody polls but a task of their own.
-    pub(super) detached: Vec<AbortHandle>,
+    pub(super) detached: Vec<Detached>,
     pub(super) last_error: Option<DialError>,
+}
+
+/// A dial that nobody polls but a task of its own. Keeps neither the task nor its runtime.
+pub(super) struct Detached(Weak<CancellationToken>);
+
+impl Detached {
+    /// A dial that goes on in the task that has this, unless it is called off.
+    pub(super) fn of(wanted: &Arc<CancellationToken>) -> Self {
+        Self(Arc::downgrade(wanted))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// Not under a lock: it wakes the task.
+    pub(super) fn call_off(&self) {
+        if let Some(wanted) = self.0.upgrade() {
+            wanted.cancel();
+        }
+    }
 }
 
 /// A caller of `get`, as it and those who serve it know it.
@@ -299,7 +319,7 @@ impl<C> State<C> {
     }
 
     /// Dials that go on by themselves.
-    pub(super) fn take_detached(&mut self) -> Vec<AbortHandle> {
+    pub(super) fn take_detached(&mut self) -> Vec<Detached> {
         self.several_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.detached))
     }
 
@@ -338,7 +358,7 @@ impl<C> Rare<C> {
     fn is_spent(&self) -> bool {
         self.queued.is_empty()
             && self.dialing.is_empty()
-            && self.detached.iter().all(AbortHandle::is_finished)
+            && self.detached.iter().all(Detached::is_over)
             && self.probed_on.is_empty()
             && self.hastened_on.is_empty()
             && self.last_error.is_none()

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
+use super::callers::Detached;
 use super::{Aside, Failure, Locked, Shared};
 use crate::conn::Entry;
 use crate::resource::attempt::Attempt;
@@ -29,7 +30,7 @@ impl<C> Shared<C> {
         (state.closed, state.calm) = (true, false);
         let dials = state.take_detached();
         self.close_all(state);
-        dials.iter().for_each(AbortHandle::abort);
+        dials.iter().for_each(Detached::call_off);
     }
 
     /// Closed for good: who waits is told, nothing rests any more.
@@ -43,7 +44,7 @@ impl<C> Shared<C> {
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
-        dials.iter().for_each(AbortHandle::abort);
+        dials.iter().for_each(Detached::call_off);
         wakers.into_iter().for_each(Waker::wake);
         for entry in idle {
             entry.discard(Event::Retired);
@@ -142,14 +143,16 @@ impl<C> Shared<C> {
 
     /// Has a dial go on by itself, until it ends or nobody can want it any more.
     pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
-        let dial = runtime.spawn(dial).abort_handle();
+        let wanted = Arc::new(CancellationToken::new());
         let mut state = self.lock();
-        if !state.closed {
-            let detached = &mut state.ensure_rare().detached;
-            detached.retain(|dial| !dial.is_finished());
-            return detached.push(dial);
+        if state.closed {
+            drop(state);
+            return drop(dial);
         }
+        let detached = &mut state.ensure_rare().detached;
+        detached.retain(|dial| !dial.is_over());
+        detached.push(Detached::of(&wanted));
         drop(state);
-        dial.abort();
+        runtime.spawn(async move { wanted.run_until_cancelled(dial).await });
     }
 }

@@ -1,6 +1,7 @@
 //! Idle connections given out: the newest that is fit; or, where others queue, a place behind them, in the same lock. Those
 //! that are unfit are closed on the way, or set aside where somebody else may take them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -212,13 +213,13 @@ impl<C> Shared<C> {
         }
         match Self::check(entry, now, *tick) {
             Fitness::Fit => Verdict::Give,
-            Fitness::Busy => {
-                entry.busy = true;
-                Verdict::SetAside
-            }
-            Fitness::Closed => Verdict::Discard(Event::Stale),
-            Fitness::Dirty => Verdict::Discard(Event::Dirty),
-            Fitness::Broken => Verdict::Discard(Event::Broken),
+            unfit => match unfit.end() {
+                Some(event) => Verdict::Discard(event),
+                None => {
+                    entry.busy = true;
+                    Verdict::SetAside
+                }
+            },
         }
     }
 
@@ -233,14 +234,15 @@ impl<C> Shared<C> {
         if !entry.is_reused() {
             return Ok(entry);
         }
-        let event = match Self::check(&mut entry, clock::now(), Span::new(clock::resolution())) {
-            Fitness::Fit => return Ok(entry),
-            Fitness::Busy => Event::Retired,
-            Fitness::Closed => Event::Stale,
-            Fitness::Dirty => Event::Dirty,
-            Fitness::Broken => Event::Broken,
-        };
+        let check = || Self::check(&mut entry, clock::now(), Span::new(clock::resolution()));
+        let checked = catch_unwind(AssertUnwindSafe(check));
+        if let Ok(Fitness::Fit) = checked {
+            return Ok(entry);
+        }
         drop(Counted(&*entry.shared));
-        Err(entry.end(event).and_then(Lease::into_slot))
+        match checked {
+            Ok(unfit) => Err(entry.end(unfit.end().unwrap_or(Event::Retired)).and_then(Lease::into_slot)),
+            Err(panic) => resume_unwind(panic), // it is the caller's own
+        }
     }
 }

@@ -61,14 +61,11 @@ impl<C: Send + 'static> Shared<C> {
             asked.poll(&mut Context::from_waker(&waker))
         };
         match catch_unwind(AssertUnwindSafe(asked)) {
-            Ok(Poll::Pending | Poll::Ready(Fitness::Fit)) => None,
-            Ok(Poll::Ready(Fitness::Busy)) => {
-                entry.busy = true;
-                None
+            Ok(Poll::Pending) => None,
+            Ok(Poll::Ready(fitness)) => {
+                entry.busy |= fitness == Fitness::Busy;
+                fitness.end()
             }
-            Ok(Poll::Ready(Fitness::Closed)) => Some(Event::Stale),
-            Ok(Poll::Ready(Fitness::Dirty)) => Some(Event::Dirty),
-            Ok(Poll::Ready(Fitness::Broken)) => Some(Event::Broken),
             Err(_panic) => {
                 self.count(Event::Panic);
                 Some(Event::Broken)
