@@ -4,7 +4,6 @@
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
-
 use std::time::Duration;
 
 use crate::error::{AcquireError, GlobalAlreadySet, LimitError};

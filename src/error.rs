@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::address::Address;
 use crate::stats::BudgetCounts;
-use crate::text::{After, Number, Span};
+use crate::text::{After, Number, Rounded};
 
 /// What a failed [`get`](crate::ConnResource::get) or [`acquire`](crate::Budget::acquire) was doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +85,7 @@ impl GetDetails {
                 format!("{address}: not dialled after the last dials failed, while one probes it: {source}")
             }
             (Phase::BackingOff, Some(retry_in)) => {
-                let retry_in = Span(*retry_in);
+                let retry_in = Rounded(*retry_in);
                 format!(
                     "{address}: not dialled after the last dials failed, for another {retry_in}: {source}"
                 )
@@ -127,7 +127,7 @@ pub enum GetError {
         source: Option<DialError>,
     },
     /// The dial did not end in time.
-    #[error("{}: dial timed out, {} after the get began", .details.address, Span(.details.elapsed))]
+    #[error("{}: dial timed out, {} after the get began", .details.address, Rounded(.details.elapsed))]
     DialTimeout {
         /// The circumstances.
         details: Box<GetDetails>,

@@ -19,9 +19,9 @@ pub(crate) fn form(n: usize, one: &'static str, several: &'static str) -> &'stat
 }
 
 /// A span of time, rounded down to what its reader cares for.
-pub(crate) struct Span(pub(crate) Duration);
+pub(crate) struct Rounded(pub(crate) Duration);
 
-impl fmt::Display for Span {
+impl fmt::Display for Rounded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
@@ -43,7 +43,7 @@ impl fmt::Display for After {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_millis() {
             0 => Ok(()),
-            _ => write!(f, " after {}", Span(self.0)),
+            _ => write!(f, " after {}", Rounded(self.0)),
         }
     }
 }
@@ -54,11 +54,11 @@ mod tests {
 
     #[test]
     fn spans_read_as_people_say_them() {
-        let said = |millis| Span(Duration::from_millis(millis)).to_string();
+        let said = |millis| Rounded(Duration::from_millis(millis)).to_string();
         let spans = [0, 999, 1_000, 1_999, 119_999, 120_000, 7_199_999, 7_200_000, 9_000_000];
         let expected = ["0ms", "999ms", "1.0s", "1.9s", "119.9s", "2min", "119min", "2.0h", "2.5h"];
         assert_eq!(spans.map(said), expected);
-        assert!(Span(Duration::MAX).to_string().ends_with('h'));
+        assert!(Rounded(Duration::MAX).to_string().ends_with('h'));
         assert_eq!(After(Duration::from_micros(999)).to_string(), "");
         assert_eq!(After(Duration::from_millis(40)).to_string(), " after 40ms");
     }

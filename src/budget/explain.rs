@@ -16,7 +16,7 @@ use crate::clock::{self, Tick};
 use crate::error::DialError;
 use crate::stats::{BudgetCounts, BudgetStats, Event, Tally};
 use crate::sync::Ordering;
-use crate::text::{Number, Span, form};
+use crate::text::{Number, Rounded, form};
 
 /// How many addresses an explanation names.
 const NAMED: usize = 20;
@@ -151,7 +151,7 @@ impl fmt::Display for Holder {
             None => write!(f, "outside of connections: {}", self.slots)?,
         }
         if let Some(held_for) = self.held_for {
-            write!(f, ", held for {}", Span(held_for))?;
+            write!(f, ", held for {}", Rounded(held_for))?;
         }
         match (self.site, self.held_for) {
             (Some(site), _) => write!(f, ", since {site}"),
@@ -323,7 +323,7 @@ impl fmt::Display for Explain {
                 f,
                 "  every slot was taken by a task that has waited for another for {} or longer: unless they passed \
                  them on, none comes back before one of them gives up; see acquire_many()",
-                Span(stalled)
+                Rounded(stalled)
             )?;
         }
         for line in self.addresses.iter().take(NAMED) {
@@ -366,7 +366,7 @@ struct Waiting(usize, Duration);
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(waiting, longest) = self;
-        write!(f, "{} for {}", form(*waiting, "waits,", "wait, the first"), Span(*longest))
+        write!(f, "{} for {}", form(*waiting, "waits,", "wait, the first"), Rounded(*longest))
     }
 }
 

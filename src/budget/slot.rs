@@ -76,7 +76,7 @@ pub(crate) enum Claim {
     Tagged(Arc<Tag>),
 }
 
-/// What a slot is used for.
+/// Who uses a slot, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// By an address, one descriptor. Can become Held, or the same of another kind or seat.

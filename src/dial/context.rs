@@ -1,10 +1,11 @@
 //! What a dial is given: its slot, and the way to more. All that a dialer ever sees of the budget.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::budget::Budget;
 use crate::budget::slot::{Held, Lease, Slot};
 use crate::sync::Mutex;
-use std::fmt;
-use std::sync::Arc;
 
 /// What a dial is given: one slot, held already, and the way to more.
 ///

@@ -1,10 +1,10 @@
 //! Who has to go: whether slots are lacking, and whose idle connection is closed for them.
 
-use super::{AccountId, Books, ROOT, SEARCH_CHUNK, SeatId, Served, Step, Turn};
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
+use super::{AccountId, Books, ROOT, SEARCH_CHUNK, SeatId, Served, Step, Turn};
 use crate::budget::ledger::Victim;
 use crate::budget::reclaim::Asked;
 use crate::budget::slot::Slot;

@@ -143,6 +143,42 @@ pub(super) enum Next {
     Queued(Place),
 }
 
+/// What a caller is given.
+pub(crate) enum Grant<C> {
+    Conn(Box<Entry<C>>),
+    /// A slot to dial with.
+    Slot(Slot),
+    Failed(Failure),
+}
+
+impl<C> Grant<C> {
+    pub(crate) fn is_conn(&self) -> bool {
+        matches!(self, Grant::Conn(_))
+    }
+
+    pub(crate) fn into_conn(self) -> Option<Box<Entry<C>>> {
+        match self {
+            Grant::Conn(entry) => Some(entry),
+            Grant::Slot(_) | Grant::Failed(_) => None,
+        }
+    }
+}
+
+/// Why a caller gets nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// A dial's.
+    Error(DialError),
+    /// A dial's that took too long.
+    Timeout,
+    /// There was no dial: the address pauses.
+    Paused(DialError),
+    /// The budget, or the resource, is closed.
+    Closed,
+    /// The budget has not as many slots, whatever comes back.
+    Never,
+}
+
 impl<C> State<C> {
     /// What is kept where several are in line: made, if it is not there.
     #[inline]
@@ -377,45 +413,7 @@ impl<C> Rare<C> {
             (None, queued) => queued.map(Next::Queued),
         }
     }
-}
 
-/// What a caller is given.
-pub(crate) enum Grant<C> {
-    Conn(Box<Entry<C>>),
-    /// A slot to dial with.
-    Slot(Slot),
-    Failed(Failure),
-}
-
-impl<C> Grant<C> {
-    pub(crate) fn is_conn(&self) -> bool {
-        matches!(self, Grant::Conn(_))
-    }
-
-    pub(crate) fn into_conn(self) -> Option<Box<Entry<C>>> {
-        match self {
-            Grant::Conn(entry) => Some(entry),
-            Grant::Slot(_) | Grant::Failed(_) => None,
-        }
-    }
-}
-
-/// Why a caller gets nothing.
-#[derive(Clone, Debug)]
-pub(crate) enum Failure {
-    /// A dial's.
-    Error(DialError),
-    /// A dial's that took too long.
-    Timeout,
-    /// There was no dial: the address pauses.
-    Paused(DialError),
-    /// The budget, or the resource, is closed.
-    Closed,
-    /// The budget has not as many slots, whatever comes back.
-    Never,
-}
-
-impl<C> Rare<C> {
     /// A dial has ended. Nobody asks when unless somebody hastens.
     pub(super) fn note_move(&mut self) {
         if !self.hastened_on.is_empty() {
