@@ -39,7 +39,7 @@ pub(crate) use state::{Locked, Published, State};
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///
-/// What the warm path reads is together, so that it is a line of the cache or two.
+/// What the warm path reads is together, and then what a dial does, so that they are few lines of the cache.
 #[repr(C)]
 pub(crate) struct Shared<C> {
     /// Idle connections, lines, generation. Held for a few instructions; nothing of the user's runs
@@ -54,8 +54,8 @@ pub(crate) struct Shared<C> {
     bell: Bell,
     handles: AtomicU32,
     pub(crate) budget: Budget,
-    pub(crate) address: Address,
     seating: Seating,
+    pub(crate) address: Address,
 }
 
 impl<C> Shared<C> {
