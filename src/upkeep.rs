@@ -41,7 +41,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// How long connections are asked at most once in.
 const LEAST_WATCH: Duration = Duration::from_millis(10);
 
-/// A dial found no descriptor: lowers the limit, and closes something idle. `false`: nothing is.
+/// A dial found no descriptor: lowers the limit, and closes something idle. `false`: that gave no descriptor back.
 pub(crate) fn make_room<C>(shared: &Shared<C>) -> bool {
     let ledger = &shared.partition().ledger;
     ledger.ran_out();

@@ -76,6 +76,29 @@ async fn who_waits_is_served_where_a_dial_failed_that_had_parted_with_its_slot()
 }
 
 #[tokio::test]
+async fn what_rests_where_a_descriptor_went_before_its_dial_was_over_is_found_when_its_slot_is_wanted() {
+    let budget = Budget::new(1);
+    let dials = AtomicUsize::new(0);
+    let dialer = from_fn(
+        move |_: &Address, cx: &DialContext| {
+            if dials.fetch_add(1, Ordering::Relaxed) == 0 {
+                drop(cx.hold(())); // the peer has closed it already
+            }
+            async { Ok(()) }
+        },
+        |(), _| Fitness::Fit,
+    );
+    let dialer = Arc::new(dialer);
+    let [here, there] = ["here", "there"]
+        .map(|address| ConnResource::builder(address, Arc::clone(&dialer)).budget(&budget).build());
+    ready(&mut here.get()).unwrap().put();
+    ready(&mut here.get()).unwrap().put();
+    assert_at_rest(&budget, 1);
+    ready(&mut there.get()).unwrap().put();
+    assert_eq!((here.stats().idle, there.stats().idle, budget.stats().evicted), (0, 1, 1));
+}
+
+#[tokio::test]
 async fn fewer_may_rest_than_do_while_the_descriptors_of_some_are_gone() {
     let budget = Budget::new(4);
     let parted = Parted::default();
@@ -244,4 +267,33 @@ async fn a_dial_that_finds_no_descriptor_has_a_slot_when_it_tries_again() {
     assert_eq!((*conn, budget.stats().in_use, budget.stats().dial_failures), (2, 1, 0));
     conn.put();
     assert_at_rest(&budget, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_go_for_a_dial_without_descriptor_than_have_one_each() {
+    let (budget, parted) = (Budget::new(8), Parted::default());
+    let idle: Vec<_> = (0..4)
+        .map(|n| ConnResource::builder(format!("idle {n}"), parted.clone()).budget(&budget).build())
+        .collect();
+    for resource in &idle {
+        ready(&mut resource.get()).unwrap().put();
+    }
+    let open = Arc::clone(&parted.0);
+    let dialer = from_fn(
+        move |_: &Address, _: &DialContext| {
+            let full = open.lock().unwrap().len() >= 4;
+            let found =
+                if full { Err(DialError::from(std::io::Error::from_raw_os_error(24))) } else { Ok(()) };
+            async { found }
+        },
+        |(), _| Fitness::Fit,
+    );
+    let wanted = ConnResource::builder("wanted", dialer).budget(&budget).build();
+    let mut get = wanted.get();
+    assert!(poll(&mut get).is_pending());
+    assert_eq!((budget.stats().evicted, budget.stats().idle), (1, 3));
+    parted.0.lock().unwrap().pop(); // any of them: one descriptor is as good as another
+    let conn = tokio::time::timeout(Duration::from_secs(10), get).await.expect("in time").unwrap();
+    conn.close();
+    assert!(budget.stats().evicted <= 2, "{:?}", budget.stats());
 }

@@ -430,11 +430,12 @@ impl Ledger {
         freed
     }
 
-    /// Closes something idle, wherever it is. `false`: nothing is.
+    /// Closes something idle, wherever it is. `false`: nothing is, or its descriptor is still open.
     pub(crate) fn evict_one(&self) -> bool {
         let lack = Lack::of_all(ROOT);
+        let before = self.lock().releases();
         if self.evict(lack) {
-            return true;
+            return self.lock().releases() != before;
         }
         let asked = self.lock().ask(lack);
         match asked {

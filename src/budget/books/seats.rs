@@ -270,13 +270,14 @@ impl Books {
         self.seats[id].queue.map(|queue| self.queues[queue].turn)
     }
 
-    /// The address has something idle again, after [`Member::evict`] or [`Member::cooled`].
-    pub(crate) fn heat(&mut self, seating: &Seating) {
-        let Some(id) = seating.get() else { return };
-        if let Seat { index: Some(index), account, .. } = self.seats[id] {
-            let (seats, members) = (&mut self.seats, &mut self.accounts[account].members);
-            members.heat(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
-        }
+    /// The address has something idle again, after [`Member::evict`] or [`Member::cooled`]. `false`: it has no slot, and
+    /// will be none of those that may have something idle when it has one.
+    pub(crate) fn heat(&mut self, seating: &Seating) -> bool {
+        let Some(id) = seating.get() else { return false };
+        let Seat { index: Some(index), account, .. } = self.seats[id] else { return false };
+        let (seats, members) = (&mut self.seats, &mut self.accounts[account].members);
+        members.heat(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
+        true
     }
 
     pub(super) fn cool(&mut self, id: SeatId) {

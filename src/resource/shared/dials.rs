@@ -199,9 +199,10 @@ impl<C: Send + 'static> Shared<C> {
         error: DialError,
         lease: SharedLease,
     ) {
-        let mut books = self.ledger().lock();
-        books.undialled(lease.lock().as_mut());
-        let mut state = self.lock();
+        self.ledger().lock().undialled(lease.lock().as_mut());
+        // Before the caller is known to wait: or something would be closed in its stead.
+        drop(lease);
+        let (mut books, mut state) = self.both();
         books.be_seated(self, state.bounds()); // for who queues again: the slot may have gone, and its seat with that
         let rare = state.ensure_rare();
         let former = rare.last_error.replace(error);
@@ -216,7 +217,7 @@ impl<C: Send + 'static> Shared<C> {
         drop(state);
         self.ledger().settle(books);
         wakers.into_iter().for_each(Waker::wake);
-        drop((former, lease));
+        drop(former);
     }
 
     /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.

@@ -200,10 +200,8 @@ impl<C> Shared<C> {
     /// From now on what is put here comes to rest without a look at the books, if nobody is in line. Returns what is to be
     /// dropped after the locks.
     pub(super) fn calm_down(&self, books: &mut Books, state: &mut State<C>) -> Option<Box<Rare<C>>> {
-        if !std::mem::replace(&mut state.warm, true) {
-            books.heat(&self.seating);
-        }
-        state.calm = state.queued() + state.dialing() == 0;
+        state.warm = state.warm || books.heat(&self.seating);
+        state.calm = state.warm && state.queued() + state.dialing() == 0;
         let spent = state.take_spent()?;
         if let Some(seat) = self.seating.get() {
             books.bound(seat, state.bounds());
