@@ -280,6 +280,39 @@ fn an_address_is_not_left_to_be_probed_on_a_runtime_that_is_not_driven() {
     assert_at_rest(&budget, 1);
 }
 
+/// And so does who came before, if that is where the last dial failed.
+#[test]
+fn an_address_is_probed_for_who_queued_before_it_paused() {
+    let undriven = runtime();
+    let driven =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (budget, script) = (Budget::new(100), Script::manual());
+    let pause = Duration::from_millis(100);
+    let resource = fakes_with("peer", &budget, &script).backoff(pause, pause).max_dialing(1).build();
+    let fail = || script.answer(Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()));
+    let mut fails = |runtime: &Runtime, waiting: &mut dyn FnMut()| {
+        let mut get = resource.get();
+        runtime.block_on(async { assert!(poll(&mut get).is_pending()) });
+        waiting();
+        fail();
+        runtime.block_on(async { assert!(ready(&mut get).is_err()) });
+    };
+    let mut waiting = None;
+    fails(&driven, &mut || ());
+    fails(&driven, &mut || ());
+    fails(&undriven, &mut || {
+        waiting = Some(driven.spawn(resource.get_owned().wait_for_ready()));
+        driven.block_on(support::settle());
+    });
+    driven.block_on(async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((script.begun(), script.pending()), (4, 1), "a dial probes the address");
+        script.answer(Ok(()));
+        waiting.unwrap().await.unwrap().unwrap().put();
+    });
+    assert_at_rest(&budget, 1);
+}
+
 #[test]
 fn a_get_that_is_polled_where_another_runtime_is_entered_is_served_by_its_own_dial() {
     let (here, there) = (runtime(), runtime());

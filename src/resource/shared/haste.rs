@@ -48,7 +48,7 @@ impl<C> Shared<C> {
     }
 
     /// Some time has passed: if no dial has ended in `span`, twice as many may be under way, where callers queue for want
-    /// of them. Wakes those whose patience ends within `soon`. `false`: nobody of this runtime queues.
+    /// of them; and if the address's pause is over, a dial probes it. Wakes those whose patience ends within `soon`. `false`: nobody of this runtime queues.
     pub(crate) fn hasten(&self, span: Duration, soon: Duration, runtime: runtime::Id) -> bool {
         let (mut books, mut state) = self.both();
         let (rare, limits) = state.ensure_rare_and_limits();
@@ -66,8 +66,9 @@ impl<C> Shared<C> {
         if stalled && dials > 0 && dials >= rare.pace.allowed(limits) {
             rare.pace.urge(2 * dials - 1);
             rare.moved = now;
-            self.sync(&mut books, &state);
         }
+        rare.pace.probe(now); // who was to may be on a runtime that is not driven
+        self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
         wakers.into_iter().for_each(Waker::wake);
