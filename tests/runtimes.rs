@@ -338,6 +338,48 @@ fn a_get_that_is_polled_where_another_runtime_is_entered_is_served_by_its_own_di
 }
 
 #[test]
+fn so_is_one_that_was_polled_there_where_others_queued() {
+    let (here, there) = (runtime(), runtime());
+    let (budget, script) = (Budget::new(1), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let entered = there.handle().clone();
+    let seen = Arc::clone(&script);
+    here.block_on(async move {
+        let task = tokio::spawn(async move {
+            let mut first = resource.get();
+            assert!(poll(&mut first).is_pending());
+            seen.answer(Ok(()));
+            first.await.unwrap().put();
+            tokio::task::yield_now().await; // the keeper begins, from which wakers of tasks are known
+            let used = resource.get().await.unwrap();
+            let queues = tokio::spawn(resource.get_owned());
+            support::settle().await;
+            let mut get = resource.get();
+            let mut poll_there = async || {
+                std::future::poll_fn(|cx| {
+                    let _entered = entered.enter();
+                    std::task::Poll::Ready(std::pin::Pin::new(&mut get).poll(cx))
+                })
+                .await
+            };
+            assert!(poll_there().await.is_pending());
+            queues.abort();
+            support::settle().await;
+            used.close();
+            assert!(poll_there().await.is_pending());
+            assert_eq!((seen.begun(), seen.pending()), (2, 1));
+            seen.answer(Ok(()));
+            let served = poll_there().await;
+            assert_eq!((seen.begun(), seen.pending()), (2, 0), "by that dial");
+            let std::task::Poll::Ready(conn) = served else { panic!("it goes on waiting") };
+            conn.unwrap().close();
+        });
+        task.await.unwrap();
+    });
+    assert_at_rest(&budget, 0);
+}
+
+#[test]
 fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
     for rests_long in [false, true] {
         let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));

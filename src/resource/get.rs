@@ -271,9 +271,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             Err(slot) => {
                 self.look_after_itself().place = None;
                 match self.line_up_again(slot) {
-                    Ok(None) => self.poll_slow(cx),
-                    Ok(Some(conn)) => self.end(Ok(conn)),
-                    Err(error) => self.end(Err(error)),
+                    None => self.poll_slow(cx),
+                    Some(done) => self.end(done),
                 }
             }
         }

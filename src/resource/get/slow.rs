@@ -176,10 +176,20 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                         drop(self.leave_line());
                         return Poll::Ready(Err(error));
                     }
+                    let here = Handle::try_current().ok();
+                    let runtime = here.as_ref().map(Handle::id);
+                    if runtime != self.slow().caller.wants.runtime {
+                        // It would not be given what it dials here.
+                        self.step_out_to_want(runtime);
+                        match self.line_up_again(Some(slot)) {
+                            None => continue,
+                            Some(done) => return self.end(done),
+                        }
+                    }
                     let shared = self.resource.shared();
                     upkeep::grow_back(shared.partition());
                     let begun = shared.begin_dial(slot);
-                    self.dial(begun, Handle::try_current().ok());
+                    self.dial(begun, here);
                     continue;
                 }
                 Poll::Ready(Grant::Conn(entry)) => {
@@ -187,9 +197,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     match Shared::judge_handed(entry).map(|entry| Conn::new(entry, self.site)) {
                         Ok(conn) => return self.end(Ok(conn)),
                         Err(slot) => match self.line_up_again(slot) {
-                            Ok(None) => continue,
-                            Ok(Some(conn)) => return self.end(Ok(conn)),
-                            Err(error) => return self.end(Err(error)),
+                            None => continue,
+                            Some(done) => return self.end(done),
                         },
                     }
                 }
@@ -226,9 +235,19 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
     }
 
-    /// What was handed over was no longer fit: in line again, with its slot. `Some`: served by something that rests.
+    /// Out of the line, to get in again as one of another runtime: the task that polls it has entered that.
     #[cold]
-    pub(super) fn line_up_again(&mut self, slot: Option<Slot>) -> Result<Option<Conn<C>>, GetError> {
+    fn step_out_to_want(&mut self, runtime: Option<runtime::Id>) {
+        let (place, former) = (self.slow().place.take(), Arc::clone(&self.slow().caller));
+        let _nothing_granted = self.resource.shared().leave(place, &former, None);
+        let caller = self.caller(Cell::new(former.cell.since, None), runtime);
+        self.slow().caller = caller;
+    }
+
+    /// What was handed over was no longer fit, or it wants another than before: in line again, with the slot. `Some`: it is
+    /// over.
+    #[cold]
+    pub(super) fn line_up_again(&mut self, slot: Option<Slot>) -> Option<Result<Conn<C>, GetError>> {
         let shared = Arc::clone(self.resource.shared());
         let slow = self.slow();
         // The dial of its former place is of no use to the next one.
@@ -237,16 +256,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
         let caller = Arc::clone(&slow.caller);
         let (place, begun) = match self.line_up(&caller, slot, 0) {
-            Lined::Served(conn) => return Ok(Some(conn)),
             Lined::At(place, begun) => (place, begun),
-            Lined::Refused(failure) => return Err(self.failed(failure, caller.cell.since)),
+            Lined::Served(conn) => return Some(Ok(conn)),
+            Lined::Refused(failure) => return Some(Err(self.failed(failure, caller.cell.since))),
         };
         self.slow().place = Some(place);
         match begun {
             Some(begun) => self.dial(begun, Handle::try_current().ok()),
             None => upkeep::look_after_queue(&shared),
         }
-        Ok(None)
+        None
     }
 }
 
