@@ -57,7 +57,7 @@ pub(crate) fn grow_back(partition: &Arc<Partition>) {
         return;
     }
     let Ok(runtime) = Handle::try_current() else { return };
-    let Some(growing) = Growing::begin(&partition.ledger) else { return };
+    let Some(mut growing) = Growing::begin(&partition.ledger) else { return };
     runtime.spawn(async move {
         while growing.step() {
             tokio::time::sleep(GROWTH_INTERVAL).await;
@@ -66,7 +66,11 @@ pub(crate) fn grow_back(partition: &Arc<Partition>) {
 }
 
 /// The one task that lets a ledger's limit grow.
-struct Growing(Weak<Ledger>);
+struct Growing {
+    ledger: Weak<Ledger>,
+    /// When it did last, by which it knows whether another has taken its place.
+    last: u64,
+}
 
 impl Growing {
     /// `None`: another one does, and has done so of late. One whose runtime is not driven is replaced.
@@ -75,13 +79,17 @@ impl Growing {
         let last = ledger.grown.load(Ordering::Relaxed);
         let idle = last == NOBODY_GROWS || now.wrapping_sub(last as u32) > STALE_AFTER_MS;
         let first = idle && ledger.note_growth(last, u64::from(now));
-        first.then(|| Self(Arc::downgrade(ledger)))
+        first.then(|| Self { ledger: Arc::downgrade(ledger), last: u64::from(now) })
     }
 
-    /// Serves whom the limit of now allows for. `false`: it is whole again.
-    fn step(&self) -> bool {
-        let Some(ledger) = self.0.upgrade() else { return false };
-        ledger.grown.store(u64::from(clock::now().millis()), Ordering::Relaxed);
+    /// Serves whom the limit of now allows for. `false`: it is whole again, or another sees to it.
+    fn step(&mut self) -> bool {
+        let Some(ledger) = self.ledger.upgrade() else { return false };
+        let now = u64::from(clock::now().millis());
+        if !ledger.note_growth(self.last, now) {
+            return false;
+        }
+        self.last = now;
         ledger.measure();
         ledger.settle(ledger.lock());
         ledger.is_lowered()
@@ -90,13 +98,11 @@ impl Growing {
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        if let Some(ledger) = self.0.upgrade() {
-            ledger.grown.store(NOBODY_GROWS, Ordering::Relaxed);
-            if ledger.is_lowered() {
-                // Its runtime has ended, and who waits may have nobody else to wake it. The next dial that finds no
-                // descriptor lowers the limit again, on a runtime that lives.
-                ledger.restore();
-            }
+        let Some(ledger) = self.ledger.upgrade() else { return };
+        if ledger.note_growth(self.last, NOBODY_GROWS) && ledger.is_lowered() {
+            // Its runtime has ended, and who waits may have nobody else to wake it. The next dial that finds no
+            // descriptor lowers the limit again, on a runtime that lives.
+            ledger.restore();
         }
     }
 }

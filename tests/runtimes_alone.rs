@@ -1,12 +1,15 @@
-//! Runtimes that end: they leave no descriptor open. Counted in a process that does nothing else meanwhile.
+//! Runtimes that end: they leave no descriptor open, and nobody to wait for what they were to do. Descriptors are counted in a
+//! process that does nothing else meanwhile.
 
 #[path = "support/descriptors.rs"]
 mod descriptors;
 mod support;
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use descriptors::open;
+use descriptors::{SoftLimit, open};
 use fdpool::{Budget, DialError};
 use support::{Script, assert_at_rest, fakes, fakes_with, poll, settle};
 use tokio::runtime::{Builder, Runtime};
@@ -63,4 +66,21 @@ fn one_on_which_a_dial_went_on_by_itself_is_not_kept_for_the_sake_of_a_failure()
     drop(runtime);
     assert_eq!(open(), before);
     assert_at_rest(&budget, 0);
+}
+
+#[test]
+fn one_that_was_to_see_when_the_process_has_descriptors_again_leaves_nobody_waiting_for_them() {
+    let _alone = alone();
+    let _soft = SoftLimit::leaving(240);
+    let budget = Budget::builder().reserve(8).build().unwrap();
+    let files: Vec<_> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async { drop(budget.acquire().await.unwrap()) });
+    assert!(budget.effective_limit() < budget.limit());
+    let mut all = budget.acquire_many(budget.limit());
+    second.block_on(async { assert!(poll(&mut all).is_pending()) });
+    drop(first);
+    drop(files);
+    let all = second.block_on(async { tokio::time::timeout(Duration::from_secs(5), all).await });
+    assert_eq!(all.expect("in time").unwrap().weight(), budget.limit());
 }

@@ -43,9 +43,9 @@ impl Audit {
         self.ceiling.replace(ceiling) != Some(ceiling)
     }
 
-    /// Forgets what running out has taught.
+    /// Forgets what running out has taught, and what was measured.
     pub(crate) fn forget(&mut self) {
-        self.lowered = None;
+        *self = Self::default();
     }
 
     /// A dial found no descriptor while `others` slots were out besides its own. Where there were none, the limit
@@ -106,6 +106,7 @@ mod tests {
         audit.ran_out(100, 30, Tick::from_millis(0));
         assert_eq!(audit.effective(100), 30, "the lower of both");
         audit.forget();
+        assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
         audit.leave(100);
         assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
     }
