@@ -41,6 +41,8 @@ pub(crate) struct Entry<C> {
     spent: Option<Event>,
     /// Its budget tracks who holds it.
     tracked: bool,
+    /// It has rested, whether it has served or not.
+    pub(crate) rested: bool,
     /// It was found busy since it was put: those in line are not given it.
     pub(crate) busy: bool,
     /// It rests, or is in the keeper's hands, and its stream wakes the keeper.
@@ -62,8 +64,26 @@ impl<C> Entry<C> {
         shared: Arc<Shared<C>>,
     ) -> Box<Self> {
         let (conn, lease, tracked) = (Some(conn), Some(lease), shared.tracks());
-        let (spent, busy, watched, alarm, hold) = (None, false, false, None, None);
-        Box::new(Self { conn, lease, record, runtime, spent, tracked, busy, watched, alarm, hold, shared })
+        let (spent, alarm, hold, rested, busy, watched) = (None, None, None, false, false, false);
+        Box::new(Self {
+            conn,
+            lease,
+            record,
+            runtime,
+            spent,
+            tracked,
+            rested,
+            busy,
+            watched,
+            alarm,
+            hold,
+            shared,
+        })
+    }
+
+    /// Whether it comes from its dial, and is as good as that told.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.rested && !self.is_reused()
     }
 
     pub(crate) fn is_reused(&self) -> bool {

@@ -299,6 +299,19 @@ async fn a_dial_that_goes_on_without_its_lookup_needs_a_slot_for_it() {
     assert_at_rest(&budget, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_its_dial_went_on_without_is_counted_once_when_that_fails() {
+    let (setting, budget) = (setting(), Budget::new(4));
+    setting.dial().await;
+    setting.script.say(Answer::Blocks);
+    let nobody = ConnResource::builder(("peers.test", 1), setting.tcp.clone()).budget(&budget).build();
+    assert!(matches!(nobody.get().await, Err(GetError::Dial { .. })));
+    let stats = budget.stats();
+    assert_eq!((stats.held, stats.closing, stats.dialing), (1, 0, 0));
+    assert_eq!(setting.script.end_lookups(), 1);
+    assert_at_rest(&budget, 0);
+}
+
 #[tokio::test]
 async fn addresses_of_sockets_are_never_resolved_nor_watched() {
     let (_listeners, port) = listen(&[OLD]);

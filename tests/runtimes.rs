@@ -290,7 +290,7 @@ fn an_address_is_probed_for_who_queued_before_it_paused() {
     let pause = Duration::from_millis(100);
     let resource = fakes_with("peer", &budget, &script).backoff(pause, pause).max_dialing(1).build();
     let fail = || script.answer(Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()));
-    let mut fails = |runtime: &Runtime, waiting: &mut dyn FnMut()| {
+    let fails = |runtime: &Runtime, waiting: &mut dyn FnMut()| {
         let mut get = resource.get();
         runtime.block_on(async { assert!(poll(&mut get).is_pending()) });
         waiting();

@@ -11,10 +11,10 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fdpool::dial::{CheckContext, Tcp};
+use fdpool::dial::{CheckContext, Tcp, Watch};
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, Get, GetError};
 use futures::future::join_all;
-use support::{Fake, Peer, Script, assert_at_rest, fakes, fakes_with, poll, settle, sockets_to};
+use support::{Fake, Moving, Peer, Script, assert_at_rest, fakes, fakes_with, poll, settle, sockets_to};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -460,4 +460,32 @@ fn under_load_from_all_sides_nothing_is_lost() {
         assert_at_rest(&budget, 0);
         assert_eq!(sockets_to(address), 0);
     });
+}
+
+/// One of the stock has served nobody, but what is known of it is as old as its rest.
+#[tokio::test]
+async fn who_wants_a_fresh_one_is_not_given_one_of_the_stock_that_was_looked_at_meanwhile() {
+    let (budget, moved) = (Budget::new(2), Arc::new(tokio::sync::Notify::new()));
+    let wants = Arc::new(Mutex::new(None::<Get<'static, ()>>));
+    let (asked, moves) = (Arc::clone(&wants), Arc::clone(&moved));
+    let dialer = Moving {
+        watch: move || -> Option<Watch> {
+            let moves = Arc::clone(&moves);
+            Some(Box::pin(async move { moves.notified().await }))
+        },
+        is_current: move || {
+            if let Some(get) = &mut *asked.lock().unwrap() {
+                assert!(support::poll(get).is_pending());
+            }
+            true
+        },
+    };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).max_conns(1).min_idle(1).build();
+    until("in stock", || resource.stats().idle == 1).await;
+    *wants.lock().unwrap() = Some(resource.get_owned().fresh());
+    moved.notify_one();
+    until("asked", || resource.stats().waiting == 1 || resource.stats().retired == 1).await;
+    let get = wants.lock().unwrap().take().unwrap();
+    get.await.unwrap().close();
+    assert_eq!((resource.stats().dials, resource.stats().retired, resource.stats().reused), (2, 1, 0));
 }

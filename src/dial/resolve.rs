@@ -107,17 +107,15 @@ pub struct ResolveContext(Arc<Ticket>);
 
 /// What counts a lookup's descriptors.
 #[derive(Debug)]
-struct Ticket {
-    _place: Place,
-    /// In place of the dial's slot, which its connection has.
-    extra: Mutex<Option<Slot>>,
-}
+struct Ticket(Mutex<Place>);
 
 /// Where a lookup belongs.
 #[derive(Debug)]
 enum Place {
-    /// To a dial: its slot, which no connection needs yet.
+    /// To a dial: its slot, which no connection needs yet. Can become Parted.
     Dial(#[expect(dead_code, reason = "held")] SlotShare),
+    /// To a dial that went on without it: a slot of its own.
+    Parted(#[expect(dead_code, reason = "held")] Slot),
     /// To nobody's: one of few, which no slot stands for.
     Background(#[expect(dead_code, reason = "held")] SemaphorePermit<'static>),
     Detached,
@@ -149,7 +147,7 @@ impl ResolveContext {
     }
 
     fn new(place: Place) -> Self {
-        Self(Arc::new(Ticket { _place: place, extra: Mutex::new(None) }))
+        Self(Arc::new(Ticket(Mutex::new(place))))
     }
 
     /// Part in what counts the descriptors of this lookup: the slot of the dial it is for, or its place among those
@@ -190,7 +188,9 @@ impl ResolveContext {
             return true;
         }
         let Some(slot) = cx.try_extra_slot() else { return false };
-        *self.0.extra.lock() = Some(slot);
+        let Ticket(place) = &*self.0;
+        let former = std::mem::replace(&mut *place.lock(), Place::Parted(slot));
+        drop(former);
         true
     }
 }

@@ -115,7 +115,8 @@ impl<'a> Deadline<'a> {
     }
 
     fn forgo_task(&mut self) {
-        if let Kept::ByTask(key, _) = self.kept {
+        // Taken out first: a timer panics where there is no driver for it.
+        if let Kept::ByTask(key, _) = std::mem::replace(&mut self.kept, Kept::Never) {
             let entrusted = self.deadlines.desk.lock().dials.remove(key);
             drop(entrusted); // and a waker of the user's, not under the lock (I3)
         }

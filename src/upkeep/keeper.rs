@@ -200,8 +200,9 @@ impl Desk {
         if let Some(task) = &self.task {
             let elsewhere = here.as_ref().filter(|here| here.id() != task.runtime)?;
             if now.since(task.seen) < GIVEN_UP_AFTER {
-                // Closed: its runtime has ended.
-                let stands_by = self.standby.as_ref().is_some_and(|standby| !standby.call.is_closed());
+                // Closed: its runtime has ended. And one where the task is now would end with it.
+                let of_use = |standby: &Standby| !standby.call.is_closed() && standby.runtime != task.runtime;
+                let stands_by = self.standby.as_ref().is_some_and(of_use);
                 return (!stands_by).then(|| self.have_stand_by(elsewhere.clone()));
             }
         }
@@ -427,6 +428,25 @@ mod tests {
         (0..100_000).for_each(|_| drop(note(&mut desk)));
         assert!(desk.fresh.len() <= 4 * living.len(), "{}", desk.fresh.len());
         assert_eq!(desk.fresh.iter().filter_map(Weak::upgrade).count(), living.len());
+    }
+
+    #[test]
+    fn who_stands_by_is_on_another_runtime_than_the_one_at_work() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (one, other) = (runtime(), runtime());
+        let mut desk = Desk::default();
+        let now = clock::now();
+        let mut hire = |at: &tokio::runtime::Runtime, now| desk.hire(Some(at.handle().clone()), now);
+        assert!(matches!(hire(&one, now), Some(Hiring::Begin(_))));
+        let stands_by = hire(&other, now);
+        assert!(matches!(stands_by, Some(Hiring::StandBy(_, _, None))));
+        assert!(hire(&other, now).is_none(), "it does already");
+        let later = now.after(2 * GIVEN_UP_AFTER);
+        assert!(matches!(hire(&other, later), Some(Hiring::Begin(_))), "the one at work is not driven");
+        let relieves = hire(&one, later);
+        assert!(matches!(relieves, Some(Hiring::StandBy(_, _, Some(_)))), "and is again");
+        assert!(hire(&one, later).is_none());
+        drop((stands_by, relieves));
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(crate) struct Caller<C> {
 #[derive(Clone, Copy)]
 pub(crate) struct Wants {
     pub(crate) runtime: Option<runtime::Id>,
-    /// None that has served before.
+    /// None that has served or rested before.
     pub(crate) fresh: bool,
     /// Nothing less than that the address is well.
     pub(crate) patient: bool,
@@ -121,7 +121,7 @@ impl Wants {
         let known = entry.runtime.is_none() || entry.runtime == self.runtime;
         // Generations wrap.
         let young = entry.record.generation.wrapping_sub(generation) as i32 >= 0;
-        known && young && !(self.fresh && entry.is_reused())
+        known && young && (!self.fresh || entry.is_new())
     }
 }
 

@@ -122,7 +122,10 @@ impl<C: Send + 'static> Shared<C> {
         }
         rare.note_move();
         rare.pace.succeeded(limits, left.is_none());
-        let stranded = rare.requeue_stranded(self.dials(books));
+        let mut stranded = rare.requeue_stranded(self.dials(books));
+        if let Some(stranded) = &mut stranded {
+            stranded.extend(self.tell_closed(books, state));
+        }
         self.sync(books, state);
         Dialled { waker, stranded, left, former }
     }

@@ -82,7 +82,7 @@ impl<C> Shared<C> {
     pub(crate) fn pass_on(&self, grant: Grant<C>) -> Option<Failure> {
         match grant {
             Grant::Conn(entry) => {
-                if entry.is_reused() {
+                if !entry.is_new() {
                     drop(Counted(self)); // nobody was given it
                 }
                 Self::rest(entry, true);

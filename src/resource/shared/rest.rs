@@ -88,7 +88,7 @@ impl<C> Shared<C> {
             Some(Next::Queued(_)) | None => None,
         };
         let Some(waiter) = waiter else { return Err(entry) };
-        state.published.count_reuse(u64::from(entry.is_reused()));
+        state.published.count_reuse(u64::from(!entry.is_new()));
         Ok(waiter.caller.cell.grant(Grant::Conn(entry)))
     }
 
@@ -150,7 +150,7 @@ impl<C> Shared<C> {
             return Fate::Closes(Event::Evicted);
         }
         if let Some(waiter) = self.next_for(books, state, back) {
-            if back.is_reused() {
+            if !back.is_new() {
                 state.published.count_reuse(1);
                 let (rare, limits) = state.ensure_rare_and_limits();
                 rare.pace.came_back(limits);

@@ -231,7 +231,7 @@ impl<C> Shared<C> {
 
     /// What to do with a connection that was handed over: give it out, or close it and keep its slot.
     pub(crate) fn judge_handed(mut entry: Box<Entry<C>>) -> Result<Box<Entry<C>>, Option<Slot>> {
-        if !entry.is_reused() {
+        if entry.is_new() {
             return Ok(entry);
         }
         let check = || Self::check(&mut entry, clock::now(), Span::new(clock::resolution()));

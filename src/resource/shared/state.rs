@@ -170,7 +170,8 @@ impl<'a, C> Locked<'a, C> {
 
     /// It rests. The caller tells the keeper, if that does not know it yet.
     #[inline]
-    pub(super) fn put(&mut self, entry: Box<Entry<C>>, news: bool) {
+    pub(super) fn put(&mut self, mut entry: Box<Entry<C>>, news: bool) {
+        entry.rested = true;
         self.tended = true;
         self.idle.rests = self.idle.rests.wrapping_add(u32::from(news));
         self.idle.put(entry);
