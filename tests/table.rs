@@ -381,6 +381,47 @@ async fn put_of_one_no_longer_fit_leaves_its_slot_to_the_waiter() {
 }
 
 #[tokio::test]
+async fn put_of_one_no_longer_fit_costs_the_waiter_no_place() {
+    let (budget, script) = (Budget::new(1), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let mut first = resource.get();
+    assert!(poll(&mut first).is_pending());
+    script.answer(Ok(()));
+    let conn = ready(&mut first).unwrap();
+    let (mut oldest, mut others) = (resource.get(), [resource.get(), resource.get()]);
+    assert!(poll(&mut oldest).is_pending());
+    assert!(others.iter_mut().all(|get| poll(get).is_pending()));
+    *conn.handle().lock().unwrap() = Fitness::Closed;
+    conn.put();
+    assert!(poll(&mut oldest).is_pending());
+    assert_eq!((script.begun(), script.closed()), (2, 1), "it dials with its slot");
+    script.answer(Ok(()));
+    assert!(ready(&mut oldest).unwrap().number > 0);
+    assert!(others.iter_mut().all(|get| poll(get).is_pending()));
+}
+
+/// It was handed over while the waiter's own dial was under way.
+#[tokio::test]
+async fn put_of_one_no_longer_fit_leaves_the_waiter_to_its_own_dial() {
+    let (budget, script) = (Budget::new(3), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let mut first = resource.get();
+    assert!(poll(&mut first).is_pending());
+    script.answer(Ok(()));
+    let conn = ready(&mut first).unwrap();
+    let mut dials = resource.get();
+    assert!(poll(&mut dials).is_pending());
+    *conn.handle().lock().unwrap() = Fitness::Broken;
+    conn.put();
+    assert!(poll(&mut dials).is_pending());
+    assert_eq!((script.begun(), script.pending(), script.closed()), (2, 1, 1), "and no other is begun");
+    assert_eq!((budget.stats().dialing, budget.stats().in_use), (1, 0));
+    script.answer(Ok(()));
+    ready(&mut dials).unwrap().put();
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test]
 async fn put_when_it_is_anothers_turn_closes_and_hands_the_slot_over() {
     let (budget, script) = (Budget::new(1), Arc::default());
     let (a, b) = (fakes("a", &budget, &script), fakes("b", &budget, &script));

@@ -269,8 +269,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 Poll::Ready(Ok(Conn::new(entry, self.site)))
             }
             Err(slot) => {
-                self.look_after_itself().place = None;
-                match self.line_up_again(slot) {
+                let place = self.look_after_itself().place.take();
+                match self.line_up_again(slot, place) {
                     None => self.poll_slow(cx),
                     Some(done) => self.end(done),
                 }

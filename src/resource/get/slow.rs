@@ -91,7 +91,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let mut slow = Slow::new(self.caller(Cell::new(now, None), here.as_ref().map(Handle::id)));
         let wait = self.wait_timeout.or(wait_timeout);
         let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
-        let (place, begun) = match self.line_up(&slow.caller, slot, rests) {
+        let (place, begun) = match self.line_up(&slow.caller, slot, rests, None) {
             Lined::At(place, begun) => (place, begun),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Refused(failure) => return Some(Err(self.failed(failure, now))),
@@ -125,10 +125,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         Arc::new(Caller { cell, wants: Wants { runtime, fresh, patient }, immediate })
     }
 
-    fn line_up(&self, caller: &Arc<Caller<C>>, mut slot: Option<Slot>, mut rests: u32) -> Lined<C> {
+    fn line_up(
+        &self,
+        caller: &Arc<Caller<C>>,
+        mut slot: Option<Slot>,
+        mut rests: u32,
+        former: Option<Place>,
+    ) -> Lined<C> {
         let shared = self.resource.shared();
         loop {
-            match shared.enqueue(caller, slot, rests) {
+            match shared.enqueue(caller, slot, rests, former) {
                 Queued::At(place, begun) => return Lined::At(place, begun),
                 Queued::Refused(failure, brought) => {
                     drop(brought);
@@ -180,8 +186,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     let runtime = here.as_ref().map(Handle::id);
                     if runtime != self.slow().caller.wants.runtime {
                         // It would not be given what it dials here.
-                        self.step_out_to_want(runtime);
-                        match self.line_up_again(Some(slot)) {
+                        let place = self.step_out_to_want(runtime);
+                        match self.line_up_again(Some(slot), place) {
                             None => continue,
                             Some(done) => return self.end(done),
                         }
@@ -193,10 +199,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     continue;
                 }
                 Poll::Ready(Grant::Conn(entry)) => {
-                    slow.place = None;
+                    let place = slow.place.take();
                     match Shared::judge_handed(entry).map(|entry| Conn::new(entry, self.site)) {
                         Ok(conn) => return self.end(Ok(conn)),
-                        Err(slot) => match self.line_up_again(slot) {
+                        Err(slot) => match self.line_up_again(slot, place) {
                             None => continue,
                             Some(done) => return self.end(done),
                         },
@@ -235,27 +241,35 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
     }
 
-    /// Out of the line, to get in again as one of another runtime: the task that polls it has entered that.
+    /// Out of the line, to get in again as one of another runtime: the task that polls it has entered that. Returns where it
+    /// stood.
     #[cold]
-    fn step_out_to_want(&mut self, runtime: Option<runtime::Id>) {
+    fn step_out_to_want(&mut self, runtime: Option<runtime::Id>) -> Option<Place> {
         let (place, former) = (self.slow().place.take(), Arc::clone(&self.slow().caller));
         let _nothing_granted = self.resource.shared().leave(place, &former, None);
         let caller = self.caller(Cell::new(former.cell.since, None), runtime);
         self.slow().caller = caller;
+        place
     }
 
-    /// What was handed over was no longer fit, or it wants another than before: in line again, with the slot. `Some`: it is
-    /// over.
+    /// What was handed over was no longer fit, or it wants another than before: in line again where it stood, with the slot,
+    /// unless it has a dial that goes on. `Some`: it is over.
     #[cold]
-    pub(super) fn line_up_again(&mut self, slot: Option<Slot>) -> Option<Result<Conn<C>, GetError>> {
+    pub(super) fn line_up_again(
+        &mut self,
+        slot: Option<Slot>,
+        former: Option<Place>,
+    ) -> Option<Result<Conn<C>, GetError>> {
         let shared = Arc::clone(self.resource.shared());
         let slow = self.slow();
-        // The dial of its former place is of no use to the next one.
-        if let Some(former) = slow.attempt.take() {
-            go_on(&shared, former);
-        }
         let caller = Arc::clone(&slow.caller);
-        let (place, begun) = match self.line_up(&caller, slot, 0) {
+        if let Some(place) = former.filter(|_| slow.attempt.is_some()) {
+            slow.place = Some(place);
+            drop(slot);
+            let rejoined = shared.rejoin(&caller, place);
+            return rejoined.err().map(|failure| Err(self.failed(failure, caller.cell.since)));
+        }
+        let (place, begun) = match self.line_up(&caller, slot, 0, former) {
             Lined::At(place, begun) => (place, begun),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Refused(failure) => return Some(Err(self.failed(failure, caller.cell.since))),

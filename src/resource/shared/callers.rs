@@ -231,31 +231,38 @@ impl<C> State<C> {
         matches!(self.callers, Callers::Nobody)
     }
 
-    /// A place behind everybody in line.
-    fn next_place(&mut self) -> (Place, &mut Rare<C>) {
+    /// A place behind everybody in line, or the one that a caller had before.
+    fn place(&mut self, former: Option<Place>) -> (Place, &mut Rare<C>) {
         self.ensure_rare(); // whoever is alone here has the last one
-        self.last_place += 1;
-        let place = self.last_place;
+        let place = former.unwrap_or_else(|| {
+            self.last_place += 1;
+            self.last_place
+        });
         (place, self.ensure_rare())
     }
 
-    /// Gets in line for a dial of its own, which is about to begin.
-    pub(super) fn awaits_dial(&mut self, caller: &Arc<Caller<C>>) -> Place {
+    /// Gets in line for a dial of its own, which is about to begin, or goes on.
+    pub(super) fn awaits_dial(&mut self, caller: &Arc<Caller<C>>, former: Option<Place>) -> Place {
         let generation = self.generation;
-        if self.is_deserted() {
+        if self.is_deserted() && former.is_none() {
             self.callers = Callers::Alone { caller: Arc::clone(caller), generation };
             self.last_place += 1;
             return self.last_place;
         }
-        let (place, rare) = self.next_place();
+        let (place, rare) = self.place(former);
         rare.dialing.insert(place, Waiter::new(caller, generation));
         place
     }
 
     /// Gets in line for a slot, or for the address.
-    pub(super) fn awaits_slot(&mut self, caller: &Arc<Caller<C>>, woken_before: Tick) -> Place {
+    pub(super) fn awaits_slot(
+        &mut self,
+        caller: &Arc<Caller<C>>,
+        woken_before: Tick,
+        former: Option<Place>,
+    ) -> Place {
         let waiter = Waiter { woken_before, ..Waiter::new(caller, self.generation) };
-        let (place, rare) = self.next_place();
+        let (place, rare) = self.place(former);
         rare.queued.insert(place, waiter);
         place
     }

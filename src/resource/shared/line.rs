@@ -131,7 +131,8 @@ impl<C> Shared<C> {
 }
 
 impl<C: Send + 'static> Shared<C> {
-    /// Gets in line, with a slot it may have brought. Whoever it is first for is served before this returns.
+    /// Gets in line, with a slot it may have brought, or back where it stood. Whoever it is first for is served before this
+    /// returns.
     ///
     /// If nobody else waits and all it lacks is the slot of something idle, it brings that.
     pub(crate) fn enqueue(
@@ -139,6 +140,7 @@ impl<C: Send + 'static> Shared<C> {
         caller: &Arc<Caller<C>>,
         brought: Option<Slot>,
         rests: u32,
+        former: Option<Place>,
     ) -> Queued {
         let (mut books, mut state) = self.both();
         let (mut brought, mut spared) = (brought, None);
@@ -149,7 +151,7 @@ impl<C: Send + 'static> Shared<C> {
             }
             state = self.lock();
         }
-        let (queued, unused) = self.admit(books, state, caller, brought, rests);
+        let (queued, unused) = self.admit(books, state, caller, brought, rests, former);
         let Some(victim) = spared else { return queued };
         self.ledger().close_spared(victim);
         drop(unused);
@@ -164,6 +166,20 @@ impl<C: Send + 'static> Shared<C> {
         }
     }
 
+    /// Back in line where it stood, for a dial of its own that goes on.
+    pub(crate) fn rejoin(&self, caller: &Arc<Caller<C>>, place: Place) -> Result<(), Failure> {
+        let (mut books, mut state) = self.both();
+        if state.closed || books.is_closed(self.partition().account) {
+            return Err(Failure::Closed);
+        }
+        state.awaits_dial(caller, Some(place));
+        state.calm = false;
+        self.sync(&mut books, &state);
+        drop(state);
+        self.ledger().settle(books);
+        Ok(())
+    }
+
     /// Lets a caller into the line, unless it has nothing to wait for. Also returns the slot that was brought, if it is of no
     /// use here.
     fn admit(
@@ -173,6 +189,7 @@ impl<C: Send + 'static> Shared<C> {
         caller: &Arc<Caller<C>>,
         brought: Option<Slot>,
         rests: u32,
+        former: Option<Place>,
     ) -> (Queued, Option<Slot>) {
         let at_once = brought.is_none() && books.has_slot_at_once(self.partition().account);
         let has_slot = at_once || brought.is_some();
@@ -211,9 +228,11 @@ impl<C: Send + 'static> Shared<C> {
             None => Brought::Nothing,
         };
         let (place, terms) = match &brought {
-            Brought::AtOnce(_) | Brought::Dials(_) => (state.awaits_dial(caller), Some(state.begin_dial())),
+            Brought::AtOnce(_) | Brought::Dials(_) => {
+                (state.awaits_dial(caller, former), Some(state.begin_dial()))
+            }
             Brought::GoesBack(_) | Brought::Nothing => {
-                let place = state.awaits_slot(caller, Tick::NEVER);
+                let place = state.awaits_slot(caller, Tick::NEVER, former);
                 self.note_queue(true);
                 books.sync(seat, state.queued());
                 (place, None)

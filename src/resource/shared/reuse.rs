@@ -160,7 +160,7 @@ impl<C> Shared<C> {
         }
         let end = wait.map_or(Tick::NEVER, |wait| now.after(wait));
         add_locked(self.room.waits(), 1);
-        Found::Place(state.awaits_slot(caller, end), end)
+        Found::Place(state.awaits_slot(caller, end, None), end)
     }
 
     /// For who wants nothing that is idle.
