@@ -113,9 +113,9 @@ impl Budget {
     /// Slots that may be used now: [`limit`](Self::limit), less what the rest of the process has open by now beyond what
     /// it had, if the limit was computed from the process's; and less what running out of descriptors has taught.
     ///
-    /// The rest of the process is counted when somebody has to wait or to dial, while something is idle, and while the
-    /// limit is lowered; not more often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to
-    /// what is open; it is whole again 1.6 s after the last time.
+    /// The rest of the process is counted when somebody has to wait or to dial, and while the limit is lowered; not more
+    /// often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole
+    /// again 1.6 s after the last time, or when the runtime ends on which that was seen to.
     pub fn effective_limit(&self) -> usize {
         self.partition.ledger.lock().effective_limit(self.partition.account)
     }
@@ -150,7 +150,7 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Exhausted`] at once if `n` is over the limit, or 2⁴⁸ and more.
+    /// [`AcquireError::Exhausted`] at once if `n` is over the limit, or 2⁴⁸ and more (2¹⁶ where a word is 32 bits).
     #[track_caller]
     pub fn acquire_many(&self, n: usize) -> Acquire<'_> {
         Acquire::new(&self.partition, n, Location::caller())

@@ -311,6 +311,10 @@ impl<C> Conn<C> {
     /// its resource was told to [close](crate::ConnResource::schedule_close) since it was dialled, it is past
     /// its lifetime or uses, an error or the end went through it, its slot is wanted elsewhere, or there are
     /// enough idle ones. Does not wait.
+    ///
+    /// In a thread without a runtime, while nothing else of the budget rests, it does not begin the task that looks after
+    /// idle connections: this one is closed for its age, or with its peer, when the next get finds it so, or once a
+    /// connection of the budget is dialled or put in a runtime.
     #[doc(alias = "release")]
     #[doc(alias = "recycle")]
     #[inline]

@@ -96,7 +96,7 @@ pub trait Dial: Send + Sync + 'static {
     /// Driven in the background while the address has connections; made anew after each time. Dropped within 10 s of the
     /// end of the last connection.
     ///
-    /// `None`, the default: the address always leads to the same place.
+    /// `None`, the default: the address always leads to the same place. It is not asked again.
     fn watch(&self, address: &Address) -> Option<Watch> {
         let _ = address;
         None

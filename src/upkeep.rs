@@ -270,7 +270,7 @@ impl<C: Send + 'static> Watcher<C> {
             shared.watched.store(false, Ordering::Relaxed);
             // A dial that began meanwhile may have seen that somebody watches. Under the ledger's lock it is seen here, or
             // it sees that nobody does.
-            self.at_work = shared.has_slots() && !shared.watched.swap(true, Ordering::Relaxed);
+            self.at_work = shared.slots_out() > 0 && !shared.watched.swap(true, Ordering::Relaxed);
         }
         self.at_work.then_some(shared)
     }

@@ -352,6 +352,25 @@ async fn a_failed_dial_without_initiator_fails_the_oldest_waiter() {
     assert_eq!(script.pending(), 1, "the next one dials");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_had_less_time_than_others_have_fails_nobody_but_its_initiator() {
+    let (budget, script) = (Budget::new(2), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let mut hasty = resource.get_owned().dial_timeout(Duration::from_millis(200));
+    let mut other = resource.get_owned();
+    assert!(poll(&mut hasty).is_pending() && poll(&mut other).is_pending());
+    script.answer_newest(Ok(()));
+    assert!(poll(&mut other).is_pending(), "its dial serves who came before");
+    let hasty = tokio::spawn(async move { hasty.await.unwrap().close() });
+    hasty.await.unwrap();
+    let other = tokio::spawn(async move { other.await.map(fdpool::Conn::close) });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((script.begun(), script.abandoned(), budget.stats().dial_failures), (3, 1, 1));
+    script.answer(Ok(()));
+    other.await.unwrap().expect("it dials again");
+    assert_at_rest(&budget, 0);
+}
+
 #[tokio::test]
 async fn put_with_nobody_waiting_rests() {
     let (budget, script) = (Budget::new(1), Arc::default());

@@ -92,6 +92,8 @@ pub(crate) struct Terms {
     /// The resource's then.
     pub(crate) generation: u32,
     pub(crate) timeout: Option<Duration>,
+    /// That is less than others of the address have: who counts on this dial is not told when it is over.
+    pub(crate) hasty: bool,
     /// How old its connection may become.
     pub(crate) max_lifetime: Span,
 }
@@ -118,7 +120,7 @@ async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>)
                 }
             }
             Some(Err(error)) => break Outcome::Failed(Failure::Error(error)),
-            None => break Outcome::Failed(Failure::Timeout),
+            None => break Outcome::Failed(Failure::Timeout { hasty: terms.hasty }),
             Some(Ok(conn)) => break Outcome::Dialled(conn),
         }
     };

@@ -26,8 +26,8 @@ use slow::Slow;
 
 /// Gets a connection; made by [`ConnResource::get`].
 ///
-/// With an idle connection at hand it is ready at its first poll, without allocation, lock contention between
-/// addresses or system call. Otherwise it takes a place in line, waits for a slot or for a connection of its
+/// With an idle connection at hand it is ready at its first poll, without allocation or lock contention between
+/// addresses, and without a system call but what the dialer's [check](crate::Dial::check) makes. Otherwise it takes a place in line, waits for a slot or for a connection of its
 /// address to come back, whichever is first, and dials with the slot.
 ///
 /// A `Get` that is not polled keeps what was granted to it: do not leave one lying about. Poll it on the runtime it was
@@ -75,7 +75,7 @@ struct Behind<C> {
     caller: Arc<Caller<C>>,
     place: Place,
     /// When its wait ends.
-    woken_before: Tick,
+    wait_ends: Tick,
 }
 
 enum Source<'a, C> {
@@ -137,6 +137,8 @@ impl<'a, C> Get<'a, C> {
     }
 
     /// How long the dial may take, counted from when a slot is held. Default: the resource's, which is 10 s.
+    ///
+    /// The dial's, not the get's: one that is served by another's dial meanwhile leaves its own to others.
     #[doc(alias = "connect_timeout")]
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.dial_timeout = Some(timeout);
@@ -159,7 +161,7 @@ impl<'a, C> Get<'a, C> {
         self
     }
 
-    /// Takes no idle connection but dials: for a second try, after one that had served before failed. Close that one
+    /// Takes none that has served or rested, but one that has just been dialled, by itself or by another: for a second try, after one that had served before failed. Close that one
     /// first, for this may need its slot.
     pub fn fresh(mut self) -> Self {
         self.fresh = true;
@@ -246,8 +248,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 Ok((conn, stocks)) => Some(self.give(conn, stocks)),
                 Err(missed) => Some(self.begin(missed, cx)),
             },
-            Found::Place(place, woken_before) => {
-                self.stage = Stage::Behind(Behind { caller, place, woken_before });
+            Found::Place(place, wait_ends) => {
+                self.stage = Stage::Behind(Behind { caller, place, wait_ends });
                 // With its waker in the cell, and nothing else to be woken by.
                 let Some(token) = self.token else { return Some(Poll::Pending) };
                 self.look_after_itself().patience.cancel(token);
@@ -281,12 +283,12 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     /// It keeps its time itself from now on.
     #[cold]
     fn look_after_itself(&mut self) -> &mut Slow<'a, C> {
-        if let Stage::Behind(Behind { caller, place, woken_before }) =
+        if let Stage::Behind(Behind { caller, place, wait_ends }) =
             std::mem::replace(&mut self.stage, Stage::Idle)
         {
             let mut slow = Slow::new(caller);
             slow.place = Some(place);
-            slow.wait_ends = woken_before;
+            slow.wait_ends = wait_ends;
             self.stage = Stage::Slow(Box::new(slow));
         }
         self.slow()

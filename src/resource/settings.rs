@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use super::pace::Limits;
 use crate::clock;
 
-/// Behind the lock of an address, but for `max_conns`, which the books ask for without.
+/// Behind the lock of an address. The books have `max_conns` for themselves, and are [told](crate::budget::books::Books::bound)
+/// when it changes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) max_conns: usize,

@@ -42,9 +42,9 @@ pub(crate) use state::{Locked, Published, State};
 /// What the warm path reads is together, and then what a dial does, so that they are few lines of the cache.
 #[repr(C)]
 pub(crate) struct Shared<C> {
-    /// Idle connections, lines, generation. Held for a few instructions; nothing of the user's runs
-    /// under it, and no other lock is taken but those of cells. Who queues or is served from the queue
-    /// holds the ledger's lock too.
+    /// Idle connections, lines, generation, behind a lock that is held for a few instructions; nothing of the user's runs
+    /// under it, and no other lock is taken but those of cells. The first who queues and the last who leaves hold the
+    /// ledger's lock too; those behind others only this one.
     room: &'static dyn AnyRoom,
     pub(crate) dialer: Arc<dyn ErasedDial<C>>,
     /// Somebody queues. A hint.

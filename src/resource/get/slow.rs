@@ -153,7 +153,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     fn dial(&mut self, mut begun: Begun, runtime: Option<Handle>) {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
-        begun.terms.timeout = self.dial_timeout.or(begun.terms.timeout);
+        if let Some(timeout) = self.dial_timeout {
+            begun.terms.hasty = begun.terms.timeout.is_none_or(|usual| timeout < usual);
+            begun.terms.timeout = Some(timeout);
+        }
         let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
         slow.attempt = Some((attempt, runtime));
     }
@@ -301,7 +304,7 @@ impl<'a, C> Get<'a, C> {
             Failure::Never => {
                 GetError::Exhausted { details: details(Phase::WaitingForSlot), source: shared.last_error() }
             }
-            Failure::Timeout => GetError::DialTimeout {
+            Failure::Timeout { .. } => GetError::DialTimeout {
                 details: shared.details(Phase::Dialing, began, true),
                 source: shared.last_error(),
             },

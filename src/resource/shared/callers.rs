@@ -94,15 +94,16 @@ pub(crate) struct Waiter<C> {
     pub(crate) generation: u32,
     /// Its own dial has ended, for the good of another caller; it counts on that one's.
     pub(crate) orphaned: bool,
-    /// Has no timer while it queues here: it is woken some time before. `NEVER`: it has one, or needs none.
-    pub(crate) woken_before: Tick,
+    /// When its wait ends, if it has no timer while it queues here: it is woken some time before. `NEVER`: it has one, or needs
+    /// none.
+    pub(crate) wait_ends: Tick,
 }
 
 impl<C> Waiter<C> {
     /// One that gets in line.
     pub(super) fn new(caller: &Arc<Caller<C>>, generation: u32) -> Self {
         let (caller, wants) = (Arc::clone(caller), caller.wants);
-        Self { caller, wants, generation, orphaned: false, woken_before: Tick::NEVER }
+        Self { caller, wants, generation, orphaned: false, wait_ends: Tick::NEVER }
     }
 
     /// Whether a connection is of use to this caller.
@@ -169,8 +170,8 @@ impl<C> Grant<C> {
 pub(crate) enum Failure {
     /// A dial's.
     Error(DialError),
-    /// A dial's that took too long.
-    Timeout,
+    /// A dial's that took too long; or so its initiator says, and nobody else.
+    Timeout { hasty: bool },
     /// There was no dial: the address pauses.
     Paused(DialError),
     /// The budget, or the resource, is closed.
@@ -258,10 +259,10 @@ impl<C> State<C> {
     pub(super) fn awaits_slot(
         &mut self,
         caller: &Arc<Caller<C>>,
-        woken_before: Tick,
+        wait_ends: Tick,
         former: Option<Place>,
     ) -> Place {
-        let waiter = Waiter { woken_before, ..Waiter::new(caller, self.generation) };
+        let waiter = Waiter { wait_ends, ..Waiter::new(caller, self.generation) };
         let (place, rare) = self.place(former);
         rare.queued.insert(place, waiter);
         place

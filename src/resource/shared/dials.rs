@@ -132,7 +132,7 @@ impl<C: Send + 'static> Shared<C> {
 
     /// A dial failed: its initiator is told if it still waits; else the oldest who waits for a dial, if fewer dials
     /// are left; else the oldest who queues. Those who wait until the address is well are told of nothing that may
-    /// pass. If the address pauses now, so are all who queue for a dial.
+    /// pass, and nobody of another's haste. If the address pauses now, so are all who queue for a dial.
     pub(crate) fn dial_failed(
         self: &Arc<Self>,
         initiator: Option<Place>,
@@ -150,21 +150,21 @@ impl<C: Send + 'static> Shared<C> {
         // Without pauses there is nothing to wait for.
         let pauses = !limits.pause.is_zero();
         let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.wants.patient;
+        let hasty = matches!(failure, Failure::Timeout { hasty: true });
         let former = match &failure {
             Failure::Error(error) => rare.last_error.replace(error.clone()),
-            Failure::Timeout | Failure::Paused(_) | Failure::Closed | Failure::Never => None,
+            Failure::Timeout { .. } | Failure::Paused(_) | Failure::Closed | Failure::Never => None,
         };
         rare.note_move();
         rare.pace.failed(limits, permanent, clock::now(), random);
         let dials = self.dials(&books);
-        let mut waiter = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
-        if waiter.is_none() {
-            waiter = rare.take_stranded(dials);
-        }
+        let own = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
+        let concerns = own.is_some() || !hasty;
+        let mut waiter = own.or_else(|| rare.take_stranded(dials));
         let mut wakers = Vec::new();
-        if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !tells(waiter)) {
+        if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !concerns || !tells(waiter)) {
             wakers.extend(rare.requeue(place, waiter));
-        } else if waiter.is_none() {
+        } else if waiter.is_none() && concerns {
             waiter = rare.queued.remove_first(tells);
         }
         if let Some((_, waiter)) = waiter {

@@ -57,7 +57,7 @@ impl<C> Shared<C> {
             return false;
         }
         let now = clock::now();
-        let wakes = |waiter: &Waiter<C>| waiter.woken_before.since(now) <= soon;
+        let wakes = |waiter: &Waiter<C>| waiter.wait_ends.since(now) <= soon;
         let waiters = rare.queued.iter().filter(|(_, waiter)| wakes(waiter));
         let wakers: Vec<_> = waiters.filter_map(|(_, waiter)| waiter.caller.cell.take_waker()).collect();
         let dials = self.dials(&books);

@@ -54,14 +54,14 @@ pub(crate) struct State<C> {
     /// Nothing here bars what is put from coming to rest: nobody is in line, the books know of it, it is not closed.
     /// Whoever changes that takes it back; a put that finds it taken back looks for itself.
     pub(super) calm: bool,
-    /// The books know that something may be idle here.
+    /// The books know that something may be idle here: their searches find it.
     pub(super) warm: bool,
     /// It may have more slots than it should.
     pub(super) crowded: bool,
     /// The keeper knows that something that it does not watch may be idle here.
     pub(super) tended: bool,
     pub(super) idle: Freelist<Box<Entry<C>>>,
-    /// The last handle is gone.
+    /// The last handle is gone, or it was closed: nobody gets in, and nothing comes to rest.
     pub(super) closed: bool,
     /// Connections of generations before this one are closed. Those between it and the present one may lead
     /// elsewhere than the address does now: the dialer is asked.
@@ -98,7 +98,7 @@ impl<C> State<C> {
     pub(super) fn begin_dial(&mut self) -> Terms {
         self.tally.add(Event::Dial, 1);
         let Settings { dial_timeout: timeout, max_lifetime, .. } = *self.settings;
-        Terms { generation: self.generation, timeout, max_lifetime }
+        Terms { generation: self.generation, timeout, hasty: false, max_lifetime }
     }
 }
 
