@@ -79,8 +79,8 @@ fn one_that_was_to_see_when_the_process_has_descriptors_again_leaves_nobody_wait
     assert!(budget.effective_limit() < budget.limit());
     let mut all = budget.acquire_many(budget.limit());
     second.block_on(async { assert!(poll(&mut all).is_pending()) });
-    drop(first);
     drop(files);
+    drop(first);
     let all = second.block_on(async { tokio::time::timeout(Duration::from_secs(5), all).await });
     assert_eq!(all.expect("in time").unwrap().weight(), budget.limit());
 }

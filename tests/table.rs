@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fdpool::dial::from_fn;
-use fdpool::{Address, Budget, ConnResource, DialContext, Fitness, GetError};
+use fdpool::{Address, Budget, ConnResource, DialContext, DialError, Fitness, GetError};
 use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
 
 #[tokio::test]
@@ -369,6 +369,12 @@ async fn a_dial_that_had_less_time_than_others_have_fails_nobody_but_its_initiat
     script.answer(Ok(()));
     other.await.unwrap().expect("it dials again");
     assert_at_rest(&budget, 0);
+    for _ in 0..4 {
+        let hasty = resource.get().dial_timeout(Duration::from_millis(20)).await;
+        assert!(matches!(hasty, Err(GetError::DialTimeout { .. })));
+    }
+    let mut other = resource.get();
+    assert!(poll(&mut other).is_pending(), "the address does not pause for that");
 }
 
 #[tokio::test]
@@ -437,6 +443,58 @@ async fn put_of_one_no_longer_fit_leaves_the_waiter_to_its_own_dial() {
     assert_eq!((budget.stats().dialing, budget.stats().in_use), (1, 0));
     script.answer(Ok(()));
     ready(&mut dials).unwrap().put();
+    assert_at_rest(&budget, 1);
+}
+
+/// And another one came to rest meanwhile.
+#[tokio::test]
+async fn put_of_one_no_longer_fit_leaves_the_waiter_to_take_what_rests_beside_its_own_dial() {
+    let (budget, script) = (Budget::new(4), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let mut used = [resource.get(), resource.get()];
+    assert!(used.iter_mut().all(|get| poll(get).is_pending()));
+    script.answer(Ok(()));
+    script.answer(Ok(()));
+    let [broken, fit] = used.each_mut().map(|get| ready(get).unwrap());
+    let mut dials = resource.get();
+    assert!(poll(&mut dials).is_pending());
+    *broken.handle().lock().unwrap() = Fitness::Broken;
+    let number = fit.number;
+    broken.put();
+    fit.put();
+    assert_eq!(ready(&mut dials).unwrap().number, number);
+    assert_eq!((script.pending(), script.abandoned()), (1, 0), "its dial goes on");
+}
+
+/// And a caller counted on its dial for as long as it seemed to be served.
+#[tokio::test(start_paused = true)]
+async fn put_of_one_no_longer_fit_leaves_no_other_without_a_dial() {
+    let (budget, script) = (Budget::new(8), Script::manual());
+    let resource = fakes("a", &budget, &script);
+    let refused = || DialError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
+    let mut first = resource.get();
+    assert!(poll(&mut first).is_pending());
+    script.answer(Ok(()));
+    let used = ready(&mut first).unwrap();
+    let (mut handed, mut served) = (resource.get(), resource.get());
+    let mut orphan = resource.get().immediate();
+    assert!(poll(&mut handed).is_pending() && poll(&mut served).is_pending());
+    assert!(poll(&mut orphan).is_pending());
+    assert_eq!(script.pending(), 3);
+    *used.handle().lock().unwrap() = Fitness::Broken;
+    used.put(); // to the oldest, which does not look yet
+    script.answer_newest(Ok(())); // the orphan's
+    assert!(poll(&mut orphan).is_pending());
+    ready(&mut served).unwrap().close();
+    script.answer_newest(Err(refused())); // of who was served
+    settle().await;
+    assert!(poll(&mut handed).is_pending(), "back to its own dial");
+    script.answer(Err(refused()));
+    assert!(ready(&mut handed).is_err());
+    assert!(poll(&mut orphan).is_pending());
+    assert_eq!(script.pending(), 1, "it dials again");
+    script.answer(Ok(()));
+    ready(&mut orphan).unwrap().put();
     assert_at_rest(&budget, 1);
 }
 

@@ -27,8 +27,9 @@ use slow::Slow;
 /// Gets a connection; made by [`ConnResource::get`].
 ///
 /// With an idle connection at hand it is ready at its first poll, without allocation or lock contention between
-/// addresses, and without a system call but what the dialer's [check](crate::Dial::check) makes. Otherwise it takes a place in line, waits for a slot or for a connection of its
-/// address to come back, whichever is first, and dials with the slot.
+/// addresses, and without a system call but what the dialer's [check](crate::Dial::check) makes. Otherwise it takes a
+/// place in line, waits for a slot or for a connection of its address to come back, whichever is first, and dials with
+/// the slot.
 ///
 /// A `Get` that is not polled keeps what was granted to it: do not leave one lying about. Poll it on the runtime it was
 /// polled on first: its timers, and its dial, are there.
@@ -161,8 +162,8 @@ impl<'a, C> Get<'a, C> {
         self
     }
 
-    /// Takes none that has served or rested, but one that has just been dialled, by itself or by another: for a second try, after one that had served before failed. Close that one
-    /// first, for this may need its slot.
+    /// Takes none that has served or rested, but one that has just been dialled, by itself or by another: for a second
+    /// try, after one that had served before failed. Close that one first, for this may need its slot.
     pub fn fresh(mut self) -> Self {
         self.fresh = true;
         self

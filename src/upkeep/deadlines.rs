@@ -58,13 +58,13 @@ pub(crate) struct Deadline<'a> {
 
 /// Who keeps a dial's time.
 enum Kept {
-    /// There is no end. Stays so.
+    /// There is no end, or it is over.
     Never,
-    /// Not polled yet; there is more than a little left. Can become any other but Never.
+    /// Not polled yet; there is more than a little left. Can become any other.
     Unasked(Id, Tick),
-    /// A task does. Can become ByTimer.
+    /// A task does. Can become ByTimer, or Never.
     ByTask(usize, Tick),
-    /// Final.
+    /// Can become Never.
     ByTimer(Pin<Box<Unconstrained<Sleep>>>),
 }
 

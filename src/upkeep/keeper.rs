@@ -93,6 +93,8 @@ struct Running {
 /// and not it its runtime. Dropped without the lock: that wakes it.
 struct Standby {
     runtime: Id,
+    /// Since when. After a while another may: this one's runtime may not be driven.
+    since: Tick,
     call: oneshot::Sender<Shift>,
 }
 
@@ -200,10 +202,15 @@ impl Desk {
         if let Some(task) = &self.task {
             let elsewhere = here.as_ref().filter(|here| here.id() != task.runtime)?;
             if now.since(task.seen) < GIVEN_UP_AFTER {
-                // Closed: its runtime has ended. And one where the task is now would end with it.
-                let of_use = |standby: &Standby| !standby.call.is_closed() && standby.runtime != task.runtime;
-                let stands_by = self.standby.as_ref().is_some_and(of_use);
-                return (!stands_by).then(|| self.have_stand_by(elsewhere.clone()));
+                let is_of_use = |standby: &Standby| {
+                    let here = standby.runtime == elsewhere.id();
+                    // Closed: its task has gone, with its runtime as a rule. And one where the task at work is would go with that.
+                    !standby.call.is_closed()
+                        && standby.runtime != task.runtime
+                        && (here || now.since(standby.since) < GIVEN_UP_AFTER)
+                };
+                let stands_by = self.standby.as_ref().is_some_and(is_of_use);
+                return (!stands_by).then(|| self.have_stand_by(elsewhere.clone(), now));
             }
         }
         let (runtime, hiring) = match here {
@@ -215,9 +222,9 @@ impl Desk {
         Some(hiring)
     }
 
-    fn have_stand_by(&mut self, runtime: Handle) -> Hiring {
+    fn have_stand_by(&mut self, runtime: Handle, since: Tick) -> Hiring {
         let (call, called) = oneshot::channel();
-        let relieved = self.standby.replace(Standby { runtime: runtime.id(), call });
+        let relieved = self.standby.replace(Standby { runtime: runtime.id(), since, call });
         Hiring::StandBy(runtime, called, relieved)
     }
 

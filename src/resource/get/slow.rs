@@ -91,7 +91,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let mut slow = Slow::new(self.caller(Cell::new(now, None), here.as_ref().map(Handle::id)));
         let wait = self.wait_timeout.or(wait_timeout);
         let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
-        let (place, begun) = match self.line_up(&slow.caller, slot, rests, None) {
+        let stand = |rests, slot| shared.enqueue(&slow.caller, slot, rests, None);
+        let (place, begun) = match self.line_up(rests, slot, stand) {
             Lined::At(place, begun) => (place, begun),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Refused(failure) => return Some(Err(self.failed(failure, now))),
@@ -125,16 +126,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         Arc::new(Caller { cell, wants: Wants { runtime, fresh, patient }, immediate })
     }
 
+    /// `stand` is told of how many rests the caller knows, and what it brings.
     fn line_up(
         &self,
-        caller: &Arc<Caller<C>>,
-        mut slot: Option<Slot>,
         mut rests: u32,
-        former: Option<Place>,
+        mut slot: Option<Slot>,
+        stand: impl Fn(u32, Option<Slot>) -> Queued,
     ) -> Lined<C> {
         let shared = self.resource.shared();
         loop {
-            match shared.enqueue(caller, slot, rests, former) {
+            match stand(rests, slot) {
                 Queued::At(place, begun) => return Lined::At(place, begun),
                 Queued::Refused(failure, brought) => {
                     drop(brought);
@@ -190,7 +191,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     if runtime != self.slow().caller.wants.runtime {
                         // It would not be given what it dials here.
                         let place = self.step_out_to_want(runtime);
-                        match self.line_up_again(Some(slot), place) {
+                        drop(slot); // it is no dial's
+                        match self.line_up_again(None, place) {
                             None => continue,
                             Some(done) => return self.end(done),
                         }
@@ -249,7 +251,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     #[cold]
     fn step_out_to_want(&mut self, runtime: Option<runtime::Id>) -> Option<Place> {
         let (place, former) = (self.slow().place.take(), Arc::clone(&self.slow().caller));
-        let _nothing_granted = self.resource.shared().leave(place, &former, None);
+        let shared = self.resource.shared();
+        if let Some(late) = shared.leave(place, &former, None).granted {
+            shared.pass_on(late);
+        }
         let caller = self.caller(Cell::new(former.cell.since, None), runtime);
         self.slow().caller = caller;
         place
@@ -266,13 +271,14 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = Arc::clone(self.resource.shared());
         let slow = self.slow();
         let caller = Arc::clone(&slow.caller);
-        if let Some(place) = former.filter(|_| slow.attempt.is_some()) {
-            slow.place = Some(place);
-            drop(slot);
-            let rejoined = shared.rejoin(&caller, place);
-            return rejoined.err().map(|failure| Err(self.failed(failure, caller.cell.since)));
-        }
-        let (place, begun) = match self.line_up(&caller, slot, 0, former) {
+        let lined = match former.filter(|_| slow.attempt.is_some()) {
+            Some(place) => {
+                drop(slot);
+                self.line_up(0, None, |rests, _| shared.rejoin(&caller, place, rests))
+            }
+            None => self.line_up(0, slot, |rests, slot| shared.enqueue(&caller, slot, rests, former)),
+        };
+        let (place, begun) = match lined {
             Lined::At(place, begun) => (place, begun),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Refused(failure) => return Some(Err(self.failed(failure, caller.cell.since))),

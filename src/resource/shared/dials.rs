@@ -156,7 +156,9 @@ impl<C: Send + 'static> Shared<C> {
             Failure::Timeout { .. } | Failure::Paused(_) | Failure::Closed | Failure::Never => None,
         };
         rare.note_move();
-        rare.pace.failed(limits, permanent, clock::now(), random);
+        if !hasty {
+            rare.pace.failed(limits, permanent, clock::now(), random);
+        }
         let dials = self.dials(&books);
         let own = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
         let concerns = own.is_some() || !hasty;

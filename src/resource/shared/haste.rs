@@ -48,7 +48,8 @@ impl<C> Shared<C> {
     }
 
     /// Some time has passed: if no dial has ended in `span`, twice as many may be under way, where callers queue for want
-    /// of them; and if the address's pause is over, a dial probes it. Wakes those whose patience ends within `soon`. `false`: nobody of this runtime queues.
+    /// of them; and if the address's pause is over, a dial probes it. Wakes those whose patience ends within `soon`.
+    /// `false`: nobody of this runtime queues.
     pub(crate) fn hasten(&self, span: Duration, soon: Duration, runtime: runtime::Id) -> bool {
         let (mut books, mut state) = self.both();
         let (rare, limits) = state.ensure_rare_and_limits();

@@ -1,6 +1,7 @@
 //! Callers in line at one address: who gets in, with or without a slot, and who leaves.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use tokio::runtime;
 
@@ -167,17 +168,23 @@ impl<C: Send + 'static> Shared<C> {
     }
 
     /// Back in line where it stood, for a dial of its own that goes on.
-    pub(crate) fn rejoin(&self, caller: &Arc<Caller<C>>, place: Place) -> Result<(), Failure> {
+    pub(crate) fn rejoin(&self, caller: &Arc<Caller<C>>, place: Place, rests: u32) -> Queued {
         let (mut books, mut state) = self.both();
         if state.closed || books.is_closed(self.partition().account) {
-            return Err(Failure::Closed);
+            return Queued::Refused(Failure::Closed, None);
+        }
+        if state.idle.rests != rests && !caller.wants.fresh {
+            return Queued::LookAgain(None);
         }
         state.awaits_dial(caller, Some(place));
         state.calm = false;
+        // While it was out of the line another may have counted on its dial.
+        let stranded = state.ensure_rare().requeue_stranded(self.dials(&books));
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
-        Ok(())
+        stranded.into_iter().flatten().for_each(Waker::wake);
+        Queued::At(place, None)
     }
 
     /// Lets a caller into the line, unless it has nothing to wait for. Also returns the slot that was brought, if it is of no

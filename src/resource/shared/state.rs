@@ -22,7 +22,7 @@ use crate::sync::{AtomicU64, Ordering, ShortMutexGuard};
 #[repr(C)]
 pub(crate) struct Published {
     pub(in crate::resource) notice: Notice,
-    /// Connections given out that had served before.
+    /// Connections given out that had served or rested before.
     pub(super) reused: AtomicU64,
 }
 
