@@ -242,6 +242,11 @@ impl<C> State<C> {
         (place, self.ensure_rare())
     }
 
+    /// Whether something has come to rest that this caller may want, since it looked as of so many rests.
+    pub(super) fn has_for(&self, caller: &Caller<C>, rests: u32) -> bool {
+        self.idle.rests != rests && !caller.wants.fresh
+    }
+
     /// Gets in line for a dial of its own, which is about to begin, or goes on.
     pub(super) fn awaits_dial(&mut self, caller: &Arc<Caller<C>>, former: Option<Place>) -> Place {
         let generation = self.generation;

@@ -173,7 +173,7 @@ impl<C: Send + 'static> Shared<C> {
         if state.closed || books.is_closed(self.partition().account) {
             return Queued::Refused(Failure::Closed, None);
         }
-        if state.idle.rests != rests && !caller.wants.fresh {
+        if state.has_for(caller, rests) {
             return Queued::LookAgain(None);
         }
         state.awaits_dial(caller, Some(place));
@@ -203,7 +203,7 @@ impl<C: Send + 'static> Shared<C> {
         if let Some(failure) = self.refuses(&books, &mut state, caller, has_slot) {
             return (Queued::Refused(failure, brought), None);
         }
-        if state.idle.rests != rests && !caller.wants.fresh {
+        if state.has_for(caller, rests) {
             return (Queued::LookAgain(brought), None);
         }
         let seat = books.be_seated(self, state.bounds());
@@ -301,7 +301,7 @@ impl<C: Send + 'static> Shared<C> {
         let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
         state.is_deserted()
             && !state.closed
-            && (state.idle.rests == rests || caller.wants.fresh)
+            && !state.has_for(caller, rests)
             && slots < state.settings.max_conns
             && books.lacks_a_slot(self.partition().account)
             && !self.ledger().is_settling()
