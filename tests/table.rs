@@ -9,8 +9,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fdpool::dial::from_fn;
-use fdpool::{Address, Budget, ConnResource, DialContext, DialError, Fitness, GetError};
-use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
+use fdpool::{Address, Budget, Conn, ConnResource, DialContext, DialError, Fitness, GetError};
+use support::{Fake, Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
+
+/// One in use, where dials wait for an answer.
+fn dialled(resource: &ConnResource<Fake>, script: &Script) -> Conn<Fake> {
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    script.answer(Ok(()));
+    ready(&mut get).unwrap()
+}
 
 #[tokio::test]
 async fn get_with_an_idle_fit_one_takes_that_one() {
@@ -207,10 +215,7 @@ async fn get_waits_in_turn_between_addresses() {
 async fn get_takes_a_connection_that_comes_back_while_its_dial_runs_and_the_dial_goes_on() {
     let (budget, script) = (Budget::new(2), Script::manual());
     let resource = fakes("a", &budget, &script);
-    let mut first = resource.get();
-    assert!(poll(&mut first).is_pending());
-    script.answer(Ok(()));
-    let conn = ready(&mut first).unwrap();
+    let conn = dialled(&resource, &script);
     let mut second = resource.get();
     assert!(poll(&mut second).is_pending());
     assert_eq!(script.pending(), 1);
@@ -409,10 +414,7 @@ async fn put_of_one_no_longer_fit_leaves_its_slot_to_the_waiter() {
 async fn put_of_one_no_longer_fit_costs_the_waiter_no_place() {
     let (budget, script) = (Budget::new(1), Script::manual());
     let resource = fakes("a", &budget, &script);
-    let mut first = resource.get();
-    assert!(poll(&mut first).is_pending());
-    script.answer(Ok(()));
-    let conn = ready(&mut first).unwrap();
+    let conn = dialled(&resource, &script);
     let (mut oldest, mut others) = (resource.get(), [resource.get(), resource.get()]);
     assert!(poll(&mut oldest).is_pending());
     assert!(others.iter_mut().all(|get| poll(get).is_pending()));
@@ -430,10 +432,7 @@ async fn put_of_one_no_longer_fit_costs_the_waiter_no_place() {
 async fn put_of_one_no_longer_fit_leaves_the_waiter_to_its_own_dial() {
     let (budget, script) = (Budget::new(3), Script::manual());
     let resource = fakes("a", &budget, &script);
-    let mut first = resource.get();
-    assert!(poll(&mut first).is_pending());
-    script.answer(Ok(()));
-    let conn = ready(&mut first).unwrap();
+    let conn = dialled(&resource, &script);
     let mut dials = resource.get();
     assert!(poll(&mut dials).is_pending());
     *conn.handle().lock().unwrap() = Fitness::Broken;
@@ -472,10 +471,7 @@ async fn put_of_one_no_longer_fit_leaves_no_other_without_a_dial() {
     let (budget, script) = (Budget::new(8), Script::manual());
     let resource = fakes("a", &budget, &script);
     let refused = || DialError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
-    let mut first = resource.get();
-    assert!(poll(&mut first).is_pending());
-    script.answer(Ok(()));
-    let used = ready(&mut first).unwrap();
+    let used = dialled(&resource, &script);
     let (mut handed, mut served) = (resource.get(), resource.get());
     let mut orphan = resource.get().immediate();
     assert!(poll(&mut handed).is_pending() && poll(&mut served).is_pending());

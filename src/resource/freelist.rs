@@ -84,6 +84,7 @@ pub(crate) trait Resting {
 }
 
 /// Sorted by since when they rest. Most addresses have one idle connection or none: that costs no more room than itself.
+/// What those use is first.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Freelist<E> {

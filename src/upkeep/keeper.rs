@@ -146,6 +146,7 @@ impl Keeper {
             Hiring::StandBy(runtime, called, _relieved) => {
                 runtime.spawn(async move {
                     if let Ok(shift) = called.await {
+                        // CANCEL: with its runtime goes the shift, which calls whoever stands by.
                         shift.work().await;
                     }
                 });

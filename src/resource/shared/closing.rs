@@ -153,6 +153,7 @@ impl<C> Shared<C> {
         detached.retain(|dial| !dial.is_over());
         detached.push(Detached::of(&wanted));
         drop(state);
+        // CANCEL: called off, or with its runtime, the dial is dropped here, and gives its slot back.
         runtime.spawn(async move { wanted.run_until_cancelled(dial).await });
     }
 }

@@ -17,7 +17,7 @@ use crate::resource::settings::Settings;
 use crate::stats::{AddressTally, Event};
 use crate::sync::{AtomicU64, Ordering, ShortMutexGuard};
 
-/// What an address lets others know of itself: written under its lock, read without.
+/// What an address lets others know of itself: written under its lock, read without. In the order of its room's first line.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Published {
