@@ -318,6 +318,10 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     /// How many connections to keep in stock. Filled in the background, one dial after the other, when the resource is
     /// made, when a get finds too few, and when some are closed by their peer or for their age; with free slots only. They
     /// do not end by [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
+    ///
+    /// After a dial for the stock that fails, and after the third connection of it in a row that its peer ends before it has
+    /// served, the next is dialled after a pause, as long as those of [`backoff`](Self::backoff). Callers do not pause
+    /// with it: they dial for themselves.
     pub fn min_idle(mut self, conns: usize) -> Self {
         self.settings.min_idle = conns;
         self

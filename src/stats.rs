@@ -104,6 +104,13 @@ counters! {
     Panic => panics,
 }
 
+impl Event {
+    /// An end of an idle connection that its peer made, or its dialer cannot tell from that.
+    pub(crate) fn is_of_the_peer(self) -> bool {
+        matches!(self, Event::Stale | Event::Dirty | Event::Broken)
+    }
+}
+
 /// One counter for each [`Event`].
 #[derive(Debug, Default)]
 pub(crate) struct Tally([AtomicU64; EVENTS]);

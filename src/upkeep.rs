@@ -5,6 +5,7 @@
 
 mod deadlines;
 mod keeper;
+mod stock;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -23,6 +24,7 @@ use crate::sync::Ordering;
 
 pub(crate) use deadlines::{Deadline, Deadlines};
 pub(crate) use keeper::{Alarm, Bell, Findings, Keeper, Tended};
+pub(crate) use stock::restock;
 
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.
 const STALE_AFTER_MS: u32 = 500;
@@ -105,32 +107,6 @@ impl Drop for Growing {
             ledger.restore();
         }
     }
-}
-
-/// Dials until as many connections rest as are to be kept in stock: one after the other, with free slots only,
-/// and none after one that did not add to the stock, until the next call.
-#[inline]
-pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.setting(|settings| settings.min_idle) > 0 && shared.lacks_idle() {
-        dial_for_stock(shared);
-    }
-}
-
-#[cold]
-fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    let Ok(runtime) = Handle::try_current() else { return };
-    let Some(slot) = shared.spare_slot() else { return };
-    grow_back(shared.partition());
-    let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
-    let (stocked, before) = (Arc::downgrade(shared), shared.resting());
-    let dial = async move {
-        attempt.await;
-        // Only as long as it helps.
-        if let Some(shared) = stocked.upgrade().filter(|shared| shared.resting() > before) {
-            restock(&shared);
-        }
-    };
-    shared.detach(Box::pin(dial), &runtime);
 }
 
 /// Callers may queue at an address who did not when they came.

@@ -8,6 +8,7 @@ mod support;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fdpool::dial::{CheckContext, Watch, from_fn};
@@ -15,7 +16,7 @@ use fdpool::{
     Address, Budget, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness, GetError,
     Phase,
 };
-use support::{Script, assert_at_rest, fakes_with, poll, ready, settle};
+use support::{Fake, FakeDialer, Script, assert_at_rest, fakes_with, poll, ready, settle};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -619,4 +620,79 @@ async fn a_dial_for_the_stock_that_is_never_begun_is_given_up() {
     settle().await;
     let stats = budget.stats();
     assert_eq!((stats.dials, stats.dial_failures, script.begun()), (1, 1, 0));
+}
+
+/// Its peer ends every connection as soon as it rests.
+struct Fleeting(Arc<Script>);
+
+impl Dial for Fleeting {
+    type Conn = Fake;
+
+    async fn dial(&self, address: &Address, cx: &DialContext) -> Result<Fake, DialError> {
+        FakeDialer(Arc::clone(&self.0)).dial(address, cx).await
+    }
+
+    fn check(&self, _: &mut Fake, _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn poll_idle(&self, _: &mut Fake, _: &mut Context<'_>) -> Poll<Fitness> {
+        Poll::Ready(Fitness::Closed)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_ends_every_connection_of_the_stock_is_dialled_with_pauses() {
+    let (budget, script) = (Budget::new(10), Arc::default());
+    let resource =
+        ConnResource::builder("a", Fleeting(Arc::clone(&script))).budget(&budget).min_idle(1).build();
+    sleep(Duration::from_secs(60)).await;
+    // Seven pauses of 50 ms or more that double, then some of 2.5 s or more.
+    let dials = script.begun();
+    assert!((10..=3 + 7 + 24).contains(&dials), "{dials}");
+    assert_eq!(budget.stats().stale as usize, dials - resource.stats().idle);
+    resource.get().await.unwrap().put();
+    assert!(script.begun() <= dials + 1, "a caller dials at once, if nothing rests");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_is_filled_once_its_peer_is_back_and_does_not_bar_callers_before() {
+    let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
+    remote.down.store(true, Ordering::Relaxed);
+    let resource = remote.resource(&budget).min_idle(2).build();
+    sleep(Duration::from_secs(60)).await;
+    let dials = remote.dials();
+    assert!((10..=7 + 24).contains(&dials), "{dials}");
+    remote.down.store(false, Ordering::Relaxed);
+    let conn = resource.get().await.expect("the caller's own dial");
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!((resource.stats().idle, resource.stats().in_use), (2, 1));
+    conn.put();
+    assert_at_rest(&budget, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_is_filled_after_callers_had_the_address_pause() {
+    let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
+    remote.down.store(true, Ordering::Relaxed);
+    let resource = remote.resource(&budget).min_idle(1).build();
+    for _ in 0..5 {
+        resource.get().await.expect_err("it is down");
+    }
+    remote.down.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(resource.stats().idle, 1);
+    resource.get().await.expect("it is well").close();
+    sleep(Duration::from_secs(1)).await;
+    assert_at_rest(&budget, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_pauses_a_dial_for_the_stock_that_fails_is_not_repeated() {
+    let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
+    remote.down.store(true, Ordering::Relaxed);
+    let resource = remote.resource(&budget).backoff(Duration::ZERO, Duration::ZERO).min_idle(1).build();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(remote.dials(), 1);
+    drop(resource);
 }

@@ -14,7 +14,7 @@ use crate::resource::shared::Shared;
 use crate::stats::Event;
 use crate::upkeep::Alarm;
 
-/// A connection and what is known of it, whoever owns it: a [`Conn`], a freelist, a grant, an eviction.
+/// A connection and what is known of it, whoever owns it: a [`Conn`](super::Conn), a freelist, a grant, an eviction.
 ///
 /// The connection goes before its lease: the descriptor is closed, then its slot given back (I2).
 pub(crate) struct Entry<C> {
@@ -183,6 +183,9 @@ impl<C> Entry<C> {
     /// The same, but for its lease.
     pub(crate) fn end(&mut self, event: Event) -> Option<Lease> {
         self.shared.count(event);
+        if self.rested && !self.is_reused() && event.is_of_the_peer() {
+            self.shared.stock_failed(clock::now().since(self.record.born));
+        }
         self.end_counted(event)
     }
 

@@ -165,7 +165,7 @@ fn birth(&Terms { generation, max_lifetime, .. }: &Terms) -> Record {
 }
 
 /// Any number; its quality matters little.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::cell::RefCell;
     use std::hash::{BuildHasher, RandomState};
 

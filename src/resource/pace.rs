@@ -1,5 +1,5 @@
-//! How many dials one address may have under way, and when it dials again after failures. Pure: takes the time
-//! and chance, owns no clock and no lock.
+//! How many dials one address may have under way, and when it dials again after failures, for its callers and for its stock.
+//! Pure: takes the time and chance, owns no clock and no lock.
 
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ pub(crate) struct Pace {
     health: Health,
 }
 
+/// Whether what is dialled is worth it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
+pub(crate) enum Health {
     /// Can become Pausing.
     Well { failures: u32 },
     /// No dial before its end. Can become Probing; or Well, by a dial begun before.
@@ -45,7 +46,7 @@ enum Health {
 
 impl Pace {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { ramp: limits.first, health: Health::Well { failures: 0 } }
+        Self { ramp: limits.first, health: Health::BEST }
     }
 
     /// How many dials may be under way.
@@ -68,19 +69,12 @@ impl Pace {
 
     /// Lets one dial probe, if the pause is over.
     pub(crate) fn probe(&mut self, now: Tick) {
-        if let Health::Pausing { failures, until } = self.health
-            && now >= until
-        {
-            self.health = Health::Probing { failures };
-        }
+        self.health.probe(now);
     }
 
     /// When the pause ends, until that has been noticed.
     pub(crate) fn pause_end(&self) -> Option<Tick> {
-        match self.health {
-            Health::Pausing { until, .. } => Some(until),
-            Health::Well { .. } | Health::Probing { .. } => None,
-        }
+        self.health.pause_end()
     }
 
     /// A caller comes that is the only one here.
@@ -100,7 +94,7 @@ impl Pace {
 
     /// Whether a new one would be as good.
     pub(crate) fn is_untroubled(&self) -> bool {
-        self.health == Health::Well { failures: 0 }
+        self.health == Health::BEST
     }
 
     /// Whether dials succeed, as far as is known.
@@ -118,7 +112,7 @@ impl Pace {
         if !matches!(self.health, Health::Well { .. }) {
             self.ramp = limits.first;
         }
-        self.health = Health::Well { failures: 0 };
+        self.health = Health::BEST;
         if wanted {
             self.ramp = self.ramp.saturating_add(1);
         }
@@ -127,17 +121,43 @@ impl Pace {
     /// A dial failed; for good, as far as anybody can tell, or not. `random` is any number.
     pub(crate) fn failed(&mut self, limits: &Limits, permanent: bool, now: Tick, random: u64) {
         self.ramp = limits.first;
-        let failures = match self.health {
+        self.health.failed(limits, permanent, now, random);
+    }
+}
+
+impl Health {
+    /// Nothing is known that is not good.
+    pub(crate) const BEST: Self = Self::Well { failures: 0 };
+
+    /// See [`Pace::probe`].
+    pub(crate) fn probe(&mut self, now: Tick) {
+        if let Self::Pausing { failures, until } = *self
+            && now >= until
+        {
+            *self = Self::Probing { failures };
+        }
+    }
+
+    /// See [`Pace::pause_end`].
+    pub(crate) fn pause_end(self) -> Option<Tick> {
+        match self {
+            Self::Pausing { until, .. } => Some(until),
+            Self::Well { .. } | Self::Probing { .. } => None,
+        }
+    }
+
+    /// See [`Pace::failed`].
+    pub(crate) fn failed(&mut self, limits: &Limits, permanent: bool, now: Tick, random: u64) {
+        let failures = match *self {
             // Begun before the pause.
-            Health::Pausing { .. } => return,
-            Health::Well { failures } => failures.saturating_add(1),
-            Health::Probing { failures } => failures.saturating_add(1),
+            Self::Pausing { .. } => return,
+            Self::Well { failures } | Self::Probing { failures } => failures.saturating_add(1),
         };
-        self.health = if (failures >= FREE_FAILURES || permanent) && !limits.pause.is_zero() {
+        *self = if (failures >= FREE_FAILURES || permanent) && !limits.pause.is_zero() {
             let until = now.after(limits.pause_after(failures, random));
-            Health::Pausing { failures: failures.max(FREE_FAILURES), until }
+            Self::Pausing { failures: failures.max(FREE_FAILURES), until }
         } else {
-            Health::Well { failures }
+            Self::Well { failures }
         };
     }
 }

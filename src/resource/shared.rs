@@ -1,6 +1,7 @@
-//! One address: what it keeps is in [`mod@state`] and [`callers`], how connections are given out and back in [`reuse`] and [`rest`], the
-//! callers in line in [`mod@line`] and [`haste`], their dials in [`dials`], what the keeper does in [`mod@tending`]. Decides under the locks, in
-//! the order ledger, address, cell; closes, wakes and logs after them.
+//! One address: what it keeps is in [`mod@state`] and [`callers`], how connections are given out and back in [`reuse`] and
+//! [`rest`], the callers in line in [`mod@line`] and [`haste`], their dials in [`dials`], those of its stock in [`stock`], what
+//! the keeper does in [`mod@tending`]. Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after
+//! them.
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ mod member;
 mod rest;
 mod reuse;
 mod state;
+mod stock;
 mod tending;
 
 pub(crate) use dials::Begun;
@@ -36,6 +38,7 @@ pub(crate) use reuse::{Found, Missed};
 
 pub(crate) use callers::{Caller, Failure, Grant, Waiter, Wants};
 pub(crate) use state::{Locked, Published, State};
+pub(crate) use stock::Lack;
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///
@@ -177,15 +180,6 @@ impl<C> Shared<C> {
         tracing::debug!(%address, %phase, ?elapsed, %counts, timed_out, "get failed");
         let retry_in = self.lock().several().and_then(|rare| rare.pace.pause(clock::now()));
         Box::new(GetDetails { address, phase, elapsed, counts, timed_out, retry_in })
-    }
-
-    /// Whether fewer connections rest here, or are being dialled, than are to be kept.
-    pub(crate) fn lacks_idle(&self) -> bool {
-        let (books, state) = self.both();
-        let stock = state.settings.min_idle.min(state.settings.max_idle);
-        let idle = state.resting();
-        let dials = self.seating.get().map_or(0, |seat| books.dials_of(seat));
-        !state.closed && idle + dials.saturating_sub(state.dialing()) < stock
     }
 }
 

@@ -15,7 +15,7 @@ use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::error::DialError;
-use crate::resource::pace::{Limits, Pace};
+use crate::resource::pace::{Health, Limits, Pace};
 
 /// Who is in line at an address.
 #[derive(Default)]
@@ -44,6 +44,10 @@ pub(crate) struct Rare<C> {
     pub(super) moved: Tick,
     pub(super) detached: Vec<Detached>,
     pub(super) last_error: Option<DialError>,
+    /// What became of what was dialled for the stock.
+    pub(super) stock: Health,
+    /// Until when somebody sleeps who then sees to the stock.
+    pub(super) stocked_at: Option<Tick>,
 }
 
 /// A dial that nobody polls but a task of its own. Keeps neither the task nor its runtime.
@@ -400,6 +404,8 @@ impl<C> Rare<C> {
             moved: Tick::NEVER,
             detached: Vec::new(),
             last_error: None,
+            stock: Health::BEST,
+            stocked_at: None,
         }
     }
 
@@ -412,6 +418,7 @@ impl<C> Rare<C> {
             && self.hastened_on.is_empty()
             && self.last_error.is_none()
             && self.pace.is_untroubled()
+            && self.stock == Health::BEST
     }
 
     /// The oldest caller who can use a connection, and is free to take it: one in line for a dial may have a slot that

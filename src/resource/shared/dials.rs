@@ -156,7 +156,13 @@ impl<C: Send + 'static> Shared<C> {
             Failure::Timeout { .. } | Failure::Paused(_) | Failure::Closed | Failure::Never => None,
         };
         rare.note_move();
-        if !hasty {
+        let for_stock = initiator.is_none();
+        if for_stock {
+            rare.stock.failed(limits, true, clock::now(), random);
+        }
+        // One for the stock has callers pause only if it probed: while all is well, they dial for themselves.
+        let probed = !rare.pace.is_well();
+        if !hasty && (probed || !for_stock) {
             rare.pace.failed(limits, permanent, clock::now(), random);
         }
         let dials = self.dials(&books);
@@ -223,23 +229,5 @@ impl<C: Send + 'static> Shared<C> {
         self.ledger().settle(books);
         wakers.into_iter().for_each(Waker::wake);
         drop(former);
-    }
-
-    /// A slot for one more connection that nobody waits for: only if it is free, and nobody else wants it.
-    pub(crate) fn spare_slot(self: &Arc<Self>) -> Option<Slot> {
-        let (mut books, state) = self.both();
-        let account = self.partition().account;
-        if books.is_closed(account) || !books.has_slot_at_once(account) {
-            return None;
-        }
-        let (slots, dials) =
-            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
-        let bounds = state.bounds();
-        if !bounds.allow_another(slots, dials) {
-            return None;
-        }
-        drop(state);
-        let seat = books.be_seated(self, bounds);
-        Some(books.take_slot(self.partition(), seat))
     }
 }

@@ -1,0 +1,87 @@
+//! The idle connections that an address is to have in stock: whether any lack, and when those are dialled for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Locked, Shared};
+use crate::budget::books::{Books, Bounds};
+use crate::budget::slot::Slot;
+use crate::clock::{self, Tick};
+use crate::resource::attempt::random;
+use crate::resource::pace::Health;
+
+/// What is to be done for the stock of an address.
+pub(crate) enum Lack {
+    /// Nothing, or nothing that can be.
+    Nothing,
+    /// A dial, with this slot.
+    Dial(Slot),
+    /// To look again after the pause that failures are followed by. Nobody else does.
+    Pause(Tick),
+}
+
+impl<C> Shared<C> {
+    fn lacks_idle(&self, books: &Books, state: &Locked<'_, C>) -> bool {
+        let stock = state.settings.min_idle.min(state.settings.max_idle);
+        let dials = self.dials(books).saturating_sub(state.dialing());
+        !state.closed && state.resting() + dials < stock
+    }
+
+    /// One that had served nobody was ended by its peer. If it was young, so will the next be, as far as anybody can tell.
+    pub(crate) fn stock_failed(&self, age: Duration) {
+        let mut state = self.lock();
+        if state.settings.min_idle == 0 || state.closed {
+            return;
+        }
+        let (rare, limits) = state.ensure_rare_and_limits();
+        if age >= limits.longest {
+            rare.stock = Health::BEST;
+        }
+        rare.stock.failed(limits, false, clock::now(), random());
+    }
+
+    /// Whether what is dialled for the stock pauses.
+    pub(crate) fn stock_pauses(&self) -> bool {
+        self.lock().several().is_some_and(|rare| rare.stock.pause_end().is_some())
+    }
+}
+
+impl<C: Send + 'static> Shared<C> {
+    /// Whether a connection lacks that nobody waits for. It is dialled with a slot that is free, and that nobody else wants.
+    pub(crate) fn lack(self: &Arc<Self>) -> Lack {
+        let (mut books, mut state) = self.both();
+        if !self.lacks_idle(&books, &state) {
+            return Lack::Nothing;
+        }
+        let now = clock::now();
+        if let Some(rare) = state.several_mut() {
+            rare.stock.probe(now);
+            rare.pace.probe(now);
+            let ends = [rare.stock.pause_end(), rare.pace.pause_end()];
+            if let Some(end) = ends.into_iter().flatten().max() {
+                let first = rare.stocked_at.replace(end) != Some(end);
+                return if first { Lack::Pause(end) } else { Lack::Nothing };
+            }
+        }
+        let bounds = state.bounds();
+        let slot = self.spare_slot(&mut books, bounds);
+        self.sync(&mut books, &state); // its pause may be over
+        drop(state);
+        self.ledger().settle(books);
+        slot.map_or(Lack::Nothing, Lack::Dial)
+    }
+
+    fn spare_slot(self: &Arc<Self>, books: &mut Books, bounds: Bounds) -> Option<Slot> {
+        let account = self.partition().account;
+        if books.is_closed(account) || !books.has_slot_at_once(account) {
+            return None;
+        }
+        let (slots, dials) =
+            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
+        if !bounds.allow_another(slots, dials) {
+            return None;
+        }
+        let seat = books.be_seated(self, bounds);
+        Some(books.take_slot(self.partition(), seat))
+    }
+}
