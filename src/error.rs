@@ -85,7 +85,7 @@ impl GetDetails {
                 format!("{address}: not dialled after the last dials failed, while one probes it: {source}")
             }
             (Phase::BackingOff, Some(retry_in)) => {
-                let retry_in = Rounded(*retry_in);
+                let retry_in = Rounded((*retry_in).max(Duration::from_millis(1)));
                 format!(
                     "{address}: not dialled after the last dials failed, for another {retry_in}: {source}"
                 )

@@ -104,7 +104,8 @@ async fn a_socket_that_nobody_listens_to_may_come_back_and_the_error_names_it() 
 #[tokio::test]
 async fn a_path_that_no_socket_can_have_is_refused_for_good() {
     let long = format!("/{}", "x".repeat(300));
-    let cases = [("", "empty"), ("/tmp/a\0b", "NUL"), ("\0name", "NUL"), (&long, "301 bytes")];
+    let cases =
+        [("", "empty"), ("@", "empty"), ("/tmp/a\0b", "NUL"), ("\0name", "NUL"), (&long, "301 bytes")];
     for (path, why) in cases {
         let error = dial_error(path).await;
         assert!(error.is_permanent() && error.to_string().contains(why), "{error}");

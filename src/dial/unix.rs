@@ -95,6 +95,7 @@ fn path(address: &str) -> Result<Cow<'_, str>, String> {
     use std::os::unix::net::SocketAddr;
 
     let (path, checked) = match address.strip_prefix('@') {
+        Some("") => return Err("the name of an abstract Unix socket is empty".into()),
         #[cfg(target_os = "linux")]
         Some(name) => {
             use std::os::linux::net::SocketAddrExt;

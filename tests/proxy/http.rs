@@ -37,6 +37,8 @@ async fn leaves_the_first_bytes_of_the_destination_to_the_connection() {
         "HTTP/1.0 200 OK\nVia: x\n\n",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", // of no meaning in such an answer
+        "HTTP/1.1 200 OK\r\nVia: x,\r\n y\r\n\r\n",
+        &format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(300)),
     ] {
         let proxy = saying([header, "\r\n\r\n220 ready"].concat()).await;
         let mut first = String::new();

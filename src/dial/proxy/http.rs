@@ -16,7 +16,6 @@ use crate::error::DialError;
 
 /// How long the header of an answer may be, with all interim answers before it.
 const LONGEST_HEADER: usize = 16 * 1024;
-const MOST_FIELDS: usize = 128;
 
 /// Dials by way of an HTTP proxy, which `D` dials, with the method `CONNECT`. A proxy spoken to over TLS is one that
 /// `D` dials so.
@@ -193,10 +192,13 @@ fn missing(header: &[u8]) -> usize {
 }
 
 fn status(header: &[u8]) -> Result<u16, Failed> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+    let lines = header.iter().filter(|byte| **byte == b'\n').count();
+    let mut fields = vec![httparse::EMPTY_HEADER; lines];
     let mut response = httparse::Response::new(&mut fields);
+    let mut tolerant = httparse::ParserConfig::default();
+    tolerant.allow_obsolete_multiline_headers_in_responses(true);
     let garbage = |why: &dyn fmt::Display| Step::Request.garbage(format!("its answer is no HTTP: {why}"));
-    match response.parse(header) {
+    match tolerant.parse_response(&mut response, header) {
         Ok(httparse::Status::Complete(_)) => response.code.ok_or_else(|| garbage(&"no status")),
         Ok(httparse::Status::Partial) => Err(garbage(&"the header ends too soon")),
         Err(error) => Err(garbage(&error)),
