@@ -111,11 +111,13 @@ impl Budget {
     }
 
     /// Slots that may be used now: [`limit`](Self::limit), less what the rest of the process has open by now beyond what
-    /// it had, if the limit was computed from the process's; and less what running out of descriptors has taught.
+    /// it had, if the limit was computed from the process's; and less what running out of descriptors has taught. Slots of
+    /// other budgets of the process are no part of that rest: give each budget a limit such that they fit beside each other.
     ///
     /// The rest of the process is counted when somebody has to wait or to dial, and while the limit is lowered; not more
     /// often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole
-    /// again 1.6 s after the last time, or when the runtime ends on which that was seen to.
+    /// again 1.6 s after the last time, or when the runtime ends on which that was seen to. Outside of a runtime a thread sees
+    /// to that, while the limit is lowered.
     pub fn effective_limit(&self) -> usize {
         self.partition.ledger.lock().effective_limit(self.partition.account)
     }
@@ -190,8 +192,8 @@ impl Budget {
     }
 
     /// A [`child`](Self::child) for which `at_least` of this budget's slots are kept, whoever else waits: nobody else
-    /// is granted them, and no idle connection of the child is closed for others that would leave it with fewer. Those
-    /// that were out when the child was made come to it as they come back. At most `at_most` are kept, and no more than
+    /// is granted them, and no idle connection of the child is closed for others of this budget that would leave it with
+    /// fewer. Those that were out when the child was made come to it as they come back. At most `at_most` are kept, and no more than
     /// this budget's limit when the child is made.
     ///
     /// What is kept for a child is lost to the others while it does not use it.

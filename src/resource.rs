@@ -153,10 +153,12 @@ impl<C: Send + 'static> ConnResource<C> {
     /// Closes all connections of now, when nobody uses them: the idle ones at once, those in use when they are
     /// put. Connections dialled from now on are not affected.
     ///
-    /// For peers that moved or restarted: after a failover, say.
+    /// For peers that moved or restarted: after a failover, say. A stock ([`min_idle`](ConnResourceBuilder::min_idle)) is
+    /// dialled anew.
     #[doc(alias = "ScheduleClose")]
     pub fn schedule_close(&self) {
         self.shared().schedule_close();
+        upkeep::restock(self.shared());
     }
 
     /// Closes the resource, for good: gets fail with [`GetError::Closed`](crate::GetError::Closed), those that wait
@@ -316,8 +318,9 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     }
 
     /// How many connections to keep in stock. Filled in the background, one dial after the other, when the resource is
-    /// made, when a get finds too few, and when some are closed by their peer or for their age; with free slots only. They
-    /// do not end by [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
+    /// made, when a get finds too few, and when some are closed by their peer, for their age or by
+    /// [`schedule_close`](ConnResource::schedule_close); with free slots only. They do not end by
+    /// [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
     ///
     /// After a dial for the stock that fails, and after the third connection of it in a row that its peer ends before it has
     /// served, the next is dialled after a pause, as long as those of [`backoff`](Self::backoff). Callers do not pause

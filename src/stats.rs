@@ -76,7 +76,8 @@ macro_rules! counters {
 counters! {
     /// Dials begun.
     Dial => dials,
-    /// Dials that failed, timed out or were given up.
+    /// Dials that failed, timed out or were given up. Not those that found no descriptor, and whose caller waits for a slot
+    /// again: these are counted by `emfile`.
     DialFailure => dial_failures,
     /// Connections given out that had served before, or had rested (one dialled for the stock, say). One that is about to be
     /// found unfit is counted for that moment.
@@ -173,7 +174,8 @@ impl AddressTally {
     }
 }
 
-/// How a budget's slots were used at the moment an error was made.
+/// How a budget's slots were used at the moment an error was made; where more than 256 addresses are in use, within the 50 ms
+/// before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BudgetCounts {

@@ -2,6 +2,17 @@
 //! What budgets, addresses and callers share goes through here, so that what the models check is what runs. Counters, and what
 //! no model drives (the keeper's desk, notes of holds, tables of names), are the standard library's and parking_lot's.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
+
+/// Wakes them all, whoever's they are: one that panics keeps none of the others from it. Not under a lock.
+#[inline]
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
+
 #[cfg(not(fdpool_loom))]
 mod real {
     pub(crate) use parking_lot::{Mutex, MutexGuard};

@@ -51,23 +51,32 @@ pub(crate) fn make_room<C>(shared: &Shared<C>) -> bool {
     ledger.evict_one()
 }
 
-/// Sees to it that the limit is what the process has, and grows back if it was lowered and no task of a living runtime
-/// does so already.
+/// Sees to it that the limit is what the process has, and grows back if it was lowered and nobody sees to that already: a task
+/// of this runtime, or where there is none, a thread.
 pub(crate) fn grow_back(partition: &Arc<Partition>) {
     partition.ledger.measure();
     if !partition.ledger.is_lowered() {
         return;
     }
-    let Ok(runtime) = Handle::try_current() else { return };
     let Some(mut growing) = Growing::begin(&partition.ledger) else { return };
-    runtime.spawn(async move {
-        while growing.step() {
-            tokio::time::sleep(GROWTH_INTERVAL).await;
-        }
-    });
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(async move {
+            while growing.step() {
+                tokio::time::sleep(GROWTH_INTERVAL).await;
+            }
+        });
+    } else {
+        let named = std::thread::Builder::new().name("fdpool-growth".into());
+        // In vain if there can be no more threads: then the limit is whole again at once.
+        let _spawned = named.spawn(move || {
+            while growing.step() {
+                std::thread::park_timeout(GROWTH_INTERVAL);
+            }
+        });
+    }
 }
 
-/// The one task that lets a ledger's limit grow.
+/// The one task, or thread, that lets a ledger's limit grow.
 struct Growing {
     ledger: Weak<Ledger>,
     /// When it did last, by which it knows whether another has taken its place.

@@ -119,3 +119,12 @@ async fn a_get_that_dials_allocates() {
     let allocated = allocation_counter::measure(|| drop(resource.get().fresh().now_or_never()));
     assert_ne!(allocated.count_total, 0);
 }
+
+/// The keeper is told of an address once, however often it would have to be.
+#[tokio::test]
+async fn nothing_is_kept_of_settings_that_were_changed() {
+    let resource = warm_resource().await;
+    resource.set_max_idle(5);
+    let kept = allocation_counter::measure(|| (0..1000).for_each(|n| resource.set_max_idle(5 + n % 2)));
+    assert!(kept.bytes_current < 1000, "{kept:?}");
+}

@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use fdpool::{AcquireError, Budget, CancellationToken, GetError, Reclaim, Registration, Slot};
@@ -677,4 +679,101 @@ async fn what_a_search_found_busy_is_found_when_it_rests_again() {
     assert_eq!(one.stats().idle, 1);
     ready(&mut other.get()).unwrap().put();
     assert_eq!((one.stats().evicted, other.stats().idle), (1, 1));
+}
+
+#[tokio::test]
+async fn a_participant_that_has_something_idle_when_it_registers_serves_who_waits() {
+    let budget = Budget::new(1);
+    let slot = budget.try_acquire().unwrap();
+    let mut waiting = budget.acquire();
+    assert!(poll(&mut waiting).is_pending());
+    let idle = Mutex::new(vec![slot]);
+    let foreign = Arc::new(Foreign { idle, asked: AtomicUsize::new(0), registration: Mutex::default() });
+    let registration = budget.register(&foreign);
+    drop(ready(&mut waiting).unwrap());
+    drop(registration);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
+async fn a_participant_that_tells_of_itself_while_it_is_asked_is_not_asked_for_ever() {
+    #[derive(Default)]
+    struct Eager(OnceLock<Registration>, AtomicUsize);
+    impl Reclaim for Eager {
+        fn idle(&self) -> usize {
+            0
+        }
+        fn reclaim_one(&self) -> bool {
+            if self.1.fetch_add(1, Ordering::SeqCst) < 10_000 {
+                self.0.get().unwrap().became_idle();
+            }
+            false
+        }
+    }
+    let (budget, eager) = (Budget::new(1), Arc::new(Eager::default()));
+    let _held = budget.try_acquire().unwrap();
+    assert!(eager.0.set(budget.register(&eager)).is_ok());
+    assert!(budget.try_acquire().is_none());
+    let asked = eager.1.load(Ordering::SeqCst);
+    assert!((1..100).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn nothing_is_closed_for_a_large_request_that_does_not_wait_and_is_too_large() {
+    let (budget, script) = (Budget::new(10), Arc::default());
+    let resource = fakes("a", &budget, &script);
+    let _held = budget.acquire_many(5).await.unwrap();
+    let conns = [(); 5].map(|()| ready(&mut resource.get()).unwrap());
+    conns.into_iter().for_each(fdpool::Conn::put);
+    let refused = budget.acquire_many(6).immediate().await;
+    assert!(matches!(refused, Err(AcquireError::Exhausted { .. })));
+    assert_eq!((budget.stats().idle, budget.stats().evicted), (5, 0));
+    drop(budget.acquire_many(5).immediate().await.unwrap());
+    assert_eq!(budget.stats().evicted, 5);
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker's");
+        }
+    }
+    #[derive(Default)]
+    struct Counts(AtomicUsize);
+    impl Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (budget, counts) = (Budget::new(1), Arc::new(Counts::default()));
+    let _held = budget.try_acquire().unwrap();
+    let mut waiting = [(); 4].map(|()| budget.acquire());
+    let wakers = [Arc::new(Panics).into(), Waker::from(Arc::clone(&counts))];
+    for (waiting, waker) in waiting.iter_mut().zip(wakers.iter().chain([&wakers[1]; 2])) {
+        assert!(Pin::new(waiting).poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    budget.set_limit(5);
+    assert_eq!(counts.0.load(Ordering::SeqCst), 3);
+    waiting.iter_mut().for_each(|waiting| drop(ready(waiting).unwrap()));
+}
+
+/// To count what many addresses have takes long, and errors may come often.
+#[tokio::test(start_paused = true)]
+async fn errors_of_large_budgets_tell_counts_of_late() {
+    let (budget, script) = (Budget::new(1000), Arc::default());
+    let resources: Vec<_> = (0..300).map(|n| fakes(&n.to_string(), &budget, &script)).collect();
+    let held = async |of: &fdpool::ConnResource<support::Fake>| {
+        let error = of.get().fresh().with_slot(Budget::new(1).try_acquire().unwrap()).await.unwrap_err();
+        let GetError::ForeignSlot { details } = error else { panic!("{error}") };
+        details.counts.in_use
+    };
+    for (in_use, told) in [(256, 256), (299, 299), (300, 299)] {
+        let conns: Vec<_> = resources[..in_use].iter().map(|of| ready(&mut of.get()).unwrap()).collect();
+        assert_eq!(held(&resources[0]).await, told);
+        conns.into_iter().for_each(fdpool::Conn::close);
+    }
+    tokio::time::advance(Duration::from_millis(60)).await;
+    assert_eq!(held(&resources[0]).await, 0);
 }

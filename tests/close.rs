@@ -381,3 +381,17 @@ async fn one_address_with_ten_thousand_waiters_does_not_starve_one_with_one() {
     }
     println!("served by grant {grants}");
 }
+
+/// Nobody else needs their slots.
+#[tokio::test]
+async fn what_rests_when_a_budget_closes_is_retired_and_not_evicted() {
+    let (budget, script) = (Budget::new(10), Arc::default());
+    let child = budget.child(5);
+    let resources = [fakes("a", &budget, &script), fakes("b", &child, &script), fakes("c", &child, &script)];
+    for resource in &resources {
+        resource.get().await.unwrap().put();
+    }
+    assert!(child.close(Duration::ZERO).await.is_clean());
+    assert!(budget.close(Duration::ZERO).await.is_clean());
+    assert_eq!((budget.stats().evicted, budget.stats().retired), (0, 3));
+}

@@ -132,3 +132,47 @@ fn two_budgets_do_not_take_each_other_for_foreign() {
         drop(conns);
     });
 }
+
+/// Nobody's runtime lets the limit grow: a thread does.
+#[test]
+fn who_waits_without_a_runtime_is_served_when_other_code_closes_its_own() {
+    alone(async {
+        let (budget, _soft) = sized();
+        let first = budget.try_acquire().unwrap();
+        let files: Vec<_> = (0..budget.limit() + 3).map(|_| File::open("/dev/null").unwrap()).collect();
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let waits = budget.clone();
+        let waiting = std::thread::spawn(move || drop(waits.blocking_acquire().unwrap()));
+        while budget.stats().waiting == 0 {
+            std::thread::yield_now();
+        }
+        drop(files);
+        waiting.join().unwrap();
+        drop(first);
+        assert_at_rest(&budget, 0);
+    });
+}
+
+#[test]
+fn who_waits_in_a_runtime_is_served_when_a_thread_has_found_the_limit_lower() {
+    alone(async {
+        let (budget, _soft) = sized();
+        let limit = budget.limit();
+        let null = || File::open("/dev/null").unwrap();
+        let held: Vec<_> = (0..limit).map(|_| budget.try_acquire().unwrap().hold(null())).collect();
+        let mut waiting = budget.acquire_many(limit);
+        assert!(poll(&mut waiting).is_pending());
+        let files = [(); 5].map(|()| null());
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let looks = budget.clone();
+        std::thread::spawn(move || drop(futures::executor::block_on(looks.acquire().immediate())))
+            .join()
+            .unwrap();
+        assert_eq!(budget.effective_limit(), limit - 5);
+        drop(held);
+        assert!(poll(&mut waiting).is_pending());
+        drop(files);
+        drop(waiting.await.unwrap());
+        assert_at_rest(&budget, 0);
+    });
+}

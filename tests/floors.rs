@@ -10,9 +10,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use fdpool::{Acquire, AcquireError, Budget, Conn, Reclaim, Slot};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fdpool::dial::from_fn;
+use fdpool::{
+    Acquire, AcquireError, Address, Budget, Conn, ConnResource, DialContext, Fitness, Get, Reclaim, Slot,
+};
 use proptest::prelude::*;
-use support::{Fake, assert_at_rest, fakes, fakes_with, poll, ready};
+use support::{Fake, assert_at_rest, fakes, fakes_with, poll, ready, settle};
 
 /// All that can be had at once.
 fn drain(budget: &Budget) -> Vec<Slot> {
@@ -341,6 +347,86 @@ proptest! {
         }
     }
 
+    /// Children of children, and requests of any size: nobody waits who could be served, nothing is closed for nobody.
+    #[test]
+    fn whatever_the_tree_nothing_is_closed_in_vain(
+        steps in prop::collection::vec((any::<bool>(), step()), 1..80),
+    ) {
+        const PARENTS: [Option<usize>; 6] = [None, Some(0), Some(1), Some(1), Some(0), Some(4)];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let _time = runtime.enter();
+        let script = Arc::default();
+        let mut budgets = vec![Budget::new(6)];
+        for (parent, at_most) in PARENTS.iter().flatten().zip([4, 2, 3, 3, 2]) {
+            budgets.push(budgets[*parent].child(at_most));
+        }
+        let peers: Vec<_> =
+            budgets.iter().map(|budget| fakes_with("a", budget, &script).wait_timeout(None).build()).collect();
+        let path = |of: usize| std::iter::successors(Some(of), |of| PARENTS[*of]);
+        let (mut gets, mut asked) = (Vec::<(usize, Get<'_, Fake>)>::new(), Vec::<Asked<'_>>::new());
+        let (mut used, mut held) = (Vec::<Conn<Fake>>::new(), Vec::<(usize, Slot)>::new());
+        for (dials, step) in steps {
+            let before: Vec<_> = budgets.iter().map(Budget::stats).collect();
+            let mut shrinks = before.iter().any(|of| of.in_use + of.idle + of.held > of.limit);
+            match step {
+                Step::Ask { from, weight } if dials && weight == 1 => gets.push((from, peers[from].get())),
+                Step::Ask { from, weight } => {
+                    asked.push(Asked { from, weight, acquire: budgets[from].acquire_many(weight) });
+                }
+                Step::GiveBack(at) if dials && !used.is_empty() => used.swap_remove(at % used.len()).put(),
+                Step::GiveBack(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
+                Step::GiveUp(at) if dials && !gets.is_empty() => drop(gets.remove(at % gets.len())),
+                Step::GiveUp(at) if !asked.is_empty() => drop(asked.remove(at % asked.len())),
+                Step::GiveBack(_) | Step::GiveUp(_) => {}
+                Step::SetLimit { of, limit } => {
+                    budgets[of].set_limit(limit);
+                    shrinks = true;
+                }
+            }
+            let large = asked.iter().any(|asked| asked.weight > 1);
+            let (mut granted, mut left) = (0, usize::MAX);
+            while gets.len() + asked.len() < left {
+                left = gets.len() + asked.len();
+                let before = held.len();
+                receive(&mut asked, &mut held);
+                granted += held[before..].iter().map(|(_, slot)| slot.weight()).sum::<usize>();
+                gets.retain_mut(|(_, get)| match poll(get) {
+                    Poll::Ready(conn) => {
+                        granted += usize::from(conn.is_ok());
+                        used.extend(conn.ok());
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+            }
+            let stats: Vec<_> = budgets.iter().map(Budget::stats).collect();
+            let closed = (stats[0].evicted - before[0].evicted) as usize;
+            prop_assert!(large || shrinks || closed <= granted, "{closed} closed for {granted}");
+            let out = |of: usize| {
+                let of = &stats[of];
+                of.in_use + of.idle + of.dialing + of.closing + of.held
+            };
+            prop_assert!((0..6).all(|of| shrinks || granted == 0 || out(of) <= stats[of].limit), "I1");
+            if asked.iter().any(|asked| asked.weight > 1) {
+                continue; // slots may gather
+            }
+            for from in gets.iter().map(|(from, _)| *from).chain(asked.iter().map(|asked| asked.from)) {
+                let full = path(from).find(|of| out(*of) >= stats[*of].limit);
+                prop_assert!(full.is_some_and(|of| stats[of].idle == 0), "{from} waits: {stats:?}");
+            }
+        }
+        for budget in &budgets {
+            budget.set_limit(6);
+        }
+        while !(gets.is_empty() && asked.is_empty()) {
+            let waiting = gets.len() + asked.len();
+            (used, held) = Default::default();
+            receive(&mut asked, &mut held);
+            gets.retain_mut(|(_, get)| poll(get).map(|conn| used.extend(conn.ok())).is_pending());
+            prop_assert!(gets.len() + asked.len() < waiting, "they wait for nothing:\n{}", budgets[0].explain());
+        }
+    }
+
     /// Limits that change under children with floors: no slot lies idle that somebody waits for, unless it is kept
     /// for one who has less; and when all comes back, everybody is served.
     #[test]
@@ -435,5 +521,152 @@ async fn callers_that_may_not_dial_use_none_of_what_is_kept() {
         let slot = ready(&mut budget.acquire()).unwrap();
         assert_eq!(idle.stats().idle, 0, "of {max_dialing}");
         drop((slot, gets));
+    }
+}
+
+/// Who waits for room in a child that is full, or for more than it has left, is no reason to close anything elsewhere.
+#[tokio::test]
+async fn who_is_barred_by_a_child_costs_the_others_nothing() {
+    type Bars = fn(&Budget) -> (Budget, usize);
+    let full: Bars = |budget| (budget.child(1), 1);
+    let full_below: Bars = |budget| (budget.child(3).child(1), 1);
+    let too_full: Bars = |budget| (budget.child(3).child(2), 2);
+    let too_full_above: Bars = |budget| (budget.child(1).child(3), 1);
+    for bars in [full, full_below, too_full, too_full_above] {
+        let (budget, script) = (Budget::new(4), Arc::default());
+        let (child, weight) = bars(&budget);
+        let held = child.try_acquire().unwrap();
+        let mut waiting = child.acquire_many(weight);
+        assert!(poll(&mut waiting).is_pending());
+        let dialling = fakes("c", &child, &script);
+        let mut beside = dialling.get();
+        assert!(poll(&mut beside).is_pending());
+        let (a, b) = (fakes("a", &budget, &script), fakes("b", &budget, &script));
+        a.get().await.unwrap().put();
+        let more = [b.get().await.unwrap(), b.get().await.unwrap()];
+        more.into_iter().for_each(Conn::put);
+        for _ in 0..10 {
+            b.get().await.unwrap().put();
+        }
+        assert_eq!((budget.stats().evicted, budget.stats().idle, b.stats().dials), (0, 3, 2));
+        drop(held);
+        drop(ready(&mut waiting).unwrap());
+        ready(&mut beside).unwrap().close();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_barred_by_a_child_leaves_others_their_stock() {
+    let (budget, script) = (Budget::new(10), Arc::default());
+    let child = budget.child(1);
+    let held = child.try_acquire().unwrap();
+    let mut waiting = child.acquire();
+    assert!(poll(&mut waiting).is_pending());
+    let resource = fakes_with("a", &budget, &script).min_idle(3).build();
+    settle().await;
+    assert_eq!(resource.stats().idle, 3);
+    drop(held);
+    drop(ready(&mut waiting).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_is_kept_within_a_floor_whoever_else_waits() {
+    let (budget, script) = (Budget::new(4), Arc::default());
+    let child = budget.child_with(3, 4);
+    let held = budget.try_acquire().unwrap();
+    let mut waiting = budget.acquire();
+    assert!(poll(&mut waiting).is_pending());
+    let resource = fakes_with("a", &child, &script).min_idle(2).build();
+    settle().await;
+    assert_eq!(resource.stats().idle, 2);
+    drop(held);
+    drop(ready(&mut waiting).unwrap());
+}
+
+/// The first that is closed waits for another thread, twice.
+struct Slow(Arc<(AtomicBool, Barrier)>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let (closed, barrier) = &*self.0;
+        if !closed.swap(true, Ordering::SeqCst) {
+            barrier.wait();
+            barrier.wait();
+        }
+    }
+}
+
+/// While somebody closes what it evicts, nobody evicts for those who could not have it.
+#[test]
+fn no_more_is_closed_than_is_wanted_by_those_who_can_have_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
+    let budget = Budget::new(6);
+    let full = budget.child(1);
+    let held = full.try_acquire().unwrap();
+    let mut barred: Vec<_> = (0..3).map(|_| full.acquire()).collect();
+    assert!(barred.iter_mut().all(|waiting| poll(waiting).is_pending()));
+    let closing = Arc::new((AtomicBool::new(false), Barrier::new(2)));
+    let slow = Arc::clone(&closing);
+    let dial = move |_: &Address, _: &DialContext| std::future::ready(Ok(Slow(Arc::clone(&slow))));
+    let resource =
+        ConnResource::builder("a", from_fn(dial, |_: &mut Slow, _| Fitness::Fit)).budget(&budget).build();
+    let conns: Vec<_> = (0..5).map(|_| ready(&mut resource.get()).unwrap()).collect();
+    conns.into_iter().for_each(Conn::put);
+    std::thread::scope(|scope| {
+        let evicting = scope.spawn(|| budget.blocking_acquire().unwrap());
+        closing.1.wait();
+        let mut second = budget.acquire();
+        let pending = poll(&mut second).is_pending();
+        let idle = budget.stats().idle;
+        closing.1.wait();
+        assert_eq!(
+            (pending, idle),
+            (true, 3),
+            "one is closed for each, and the first that is serves who was first"
+        );
+        drop((evicting.join().unwrap(), ready(&mut second).unwrap()));
+    });
+    assert_eq!(budget.stats().evicted, 2);
+    drop((barred, held, resource));
+}
+
+#[tokio::test]
+async fn a_floor_that_leaves_a_request_too_large_lets_those_behind_it_through() {
+    let budget = Budget::new(10);
+    let _held = budget.try_acquire().unwrap();
+    let (mut large, mut small) = (budget.acquire_many(10), budget.acquire());
+    assert!(poll(&mut large).is_pending() && poll(&mut small).is_pending());
+    let _child = budget.child_with(1, 10);
+    assert!(matches!(ready(&mut large), Err(AcquireError::Exhausted { .. })));
+    drop(ready(&mut small).unwrap());
+}
+
+/// One that is held up in its child is told all the same that it waits in vain.
+#[tokio::test]
+async fn a_request_too_large_for_what_is_above_its_child_is_refused() {
+    let budget = Budget::new(10);
+    let child = budget.child(5);
+    let _held = ready(&mut child.acquire_many(2)).unwrap();
+    let mut large = child.acquire_many(4);
+    assert!(poll(&mut large).is_pending());
+    budget.set_limit(3);
+    assert!(matches!(ready(&mut large), Err(AcquireError::Exhausted { .. })));
+}
+
+#[tokio::test]
+async fn a_limit_that_shrinks_takes_what_is_within_a_floor_last() {
+    for _ in 0..50 {
+        let (budget, script) = (Budget::new(4), Arc::default());
+        let child = budget.child_with(2, 4);
+        let resources = [("a", &child), ("b", &child), ("c", &budget), ("d", &budget)];
+        let resources = resources.map(|(name, of)| fakes(name, of, &script));
+        for resource in &resources {
+            resource.get().await.unwrap().put();
+        }
+        budget.set_limit(3);
+        assert_eq!(child.stats().idle, 2);
+        budget.set_limit(1);
+        assert_eq!(budget.stats().idle, 1);
     }
 }

@@ -696,3 +696,62 @@ async fn without_pauses_a_dial_for_the_stock_that_fails_is_not_repeated() {
     assert_eq!(remote.dials(), 1);
     drop(resource);
 }
+
+/// A dial for the stock that is faster than a caller's own serves that one, and the next adds to the stock.
+#[tokio::test(start_paused = true)]
+async fn a_stock_is_filled_whoever_is_served_meanwhile() {
+    let (budget, dials) = (Budget::new(50), Arc::new(AtomicUsize::new(0)));
+    let dialer = from_fn(
+        move |_: &Address, _: &DialContext| {
+            let nth = dials.fetch_add(1, Ordering::Relaxed);
+            async move {
+                sleep(ROUND_TRIP / (1 + nth as u32 % 3)).await;
+                Ok(())
+            }
+        },
+        |(), _| Fitness::Fit,
+    );
+    let resource = ConnResource::builder("a", dialer).budget(&budget).min_idle(5).build();
+    sleep(10 * ROUND_TRIP).await;
+    for round in 0..10 {
+        resource.schedule_close();
+        resource.get().await.unwrap().put();
+        sleep(10 * ROUND_TRIP).await;
+        assert!(resource.stats().idle >= 5, "{round}: {:?}", resource.stats());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_is_dialled_anew_when_all_is_closed() {
+    let (budget, script) = (Budget::new(50), Arc::default());
+    let resource = fakes_with("a", &budget, &script).min_idle(3).build();
+    settle().await;
+    resource.schedule_close();
+    settle().await;
+    assert_eq!((resource.stats().idle, script.begun()), (3, 6));
+}
+
+/// Whose own haste fails its dials tries again after pauses, which are no pauses of the address.
+#[tokio::test(start_paused = true)]
+async fn who_waits_until_its_address_is_ready_and_is_hasty_pauses_by_itself() {
+    for haste in [Duration::ZERO, Duration::from_millis(20)] {
+        let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
+        let resource = remote.resource(&budget).build();
+        let began = Instant::now();
+        let hasty =
+            resource.get().wait_for_ready().dial_timeout(haste).timeout(Duration::from_secs(20)).await;
+        let error = hasty.unwrap_err();
+        assert!(matches!(error, GetError::DialTimeout { .. }), "{error}");
+        assert!((20..21).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        let dials = resource.stats().dials;
+        assert!((7..=7 + 8).contains(&dials), "{dials}");
+        let hasty = tokio::spawn(resource.get_owned().wait_for_ready().dial_timeout(haste));
+        sleep(Duration::from_secs(1)).await;
+        assert!(!hasty.is_finished());
+        resource.get().await.expect("another does not pause").put();
+        let began = Instant::now();
+        hasty.await.unwrap().expect("what that one put serves it").put();
+        assert!(began.elapsed() <= Duration::from_secs(5));
+        assert_at_rest(&budget, 1);
+    }
+}

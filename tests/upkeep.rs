@@ -489,3 +489,46 @@ async fn who_wants_a_fresh_one_is_not_given_one_of_the_stock_that_was_looked_at_
     get.await.unwrap().close();
     assert_eq!((resource.stats().dials, resource.stats().retired, resource.stats().reused), (2, 1, 0));
 }
+
+/// Panics when it is dropped, which the last look of the keeper at its address may be the cause of.
+struct Bomb(Arc<Mutex<Option<ConnResource<()>>>>);
+
+impl Dial for Bomb {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn poll_idle(&self, (): &mut (), _: &mut Context<'_>) -> Poll<Fitness> {
+        let last = self.0.lock().unwrap().take();
+        drop(last);
+        Poll::Pending
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dialer_that_panics_in_its_end_costs_no_other_address_its_upkeep() {
+    let (budget, script, last) = (Budget::new(10), Arc::default(), Arc::<Mutex<_>>::default());
+    let bomb = ConnResource::builder("bomb", Bomb(Arc::clone(&last))).budget(&budget).build();
+    bomb.get().await.unwrap().put();
+    *last.lock().unwrap() = Some(bomb);
+    let others = ["a", "b", "c"]
+        .map(|name| fakes_with(name, &budget, &script).idle_timeout(Duration::from_millis(400)).build());
+    for other in &others {
+        other.get().await.unwrap().put();
+    }
+    sleep(Duration::from_secs(2)).await;
+    assert!(last.lock().unwrap().is_none(), "it was looked at");
+    assert_eq!((budget.stats().idle, budget.stats().expired, budget.stats().panics), (0, 3, 1));
+}

@@ -104,7 +104,7 @@ impl<'a> Acquire<'a> {
     }
 
     fn details(&self, timed_out: bool, began: Tick) -> Box<AcquireDetails> {
-        let counts = self.partition.ledger.lock().counts(self.partition.account);
+        let counts = self.partition.ledger.lock().counts_of_late(self.partition.account);
         let elapsed = clock::now().since(began);
         tracing::debug!(wanted = self.weight, ?elapsed, %counts, timed_out, "slot refused");
         Box::new(AcquireDetails { wanted: self.weight, elapsed, counts, timed_out })
@@ -134,7 +134,9 @@ impl Future for Acquire<'_> {
                 return Poll::Ready(Err(AcquireError::Cancelled { details: this.details(false, now) }));
             }
             upkeep::grow_back(this.partition);
-            match enqueue(this.partition, this.weight, now) {
+            let hopeless = this.immediate && !may_have(this.partition, this.weight);
+            let waiting = if hopeless { None } else { enqueue(this.partition, this.weight, now) };
+            match waiting {
                 Some(waiting) => this.waiting = Some(waiting),
                 None => return Poll::Ready(Err(this.refused(now))),
             }
@@ -186,6 +188,11 @@ fn enqueue(partition: &Partition, weight: usize, now: Tick) -> Option<Waiting> {
     let place = books.apply(partition.account, Applicant { cell: Arc::clone(&cell), weight })?;
     ledger.settle(books);
     Some(Waiting { cell, place })
+}
+
+/// Whether so many slots may be free, or idle: else nothing is to be closed for who does not wait.
+fn may_have(partition: &Partition, weight: usize) -> bool {
+    weight == 1 || partition.ledger.lock().may_have(partition.account, weight)
 }
 
 /// What can be had without waiting, and without overtaking who waits.

@@ -1,10 +1,12 @@
 //! The books of a budget and its children: how many slots each has out, and which addresses have them.
-//! Decides and keeps count; what there is to give is in [`limits`] and [`floors`], who wants it in [`seats`], who is
-//! served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes nothing.
+//! Decides and keeps count; what there is to give is in [`limits`] and [`floors`], who wants it in [`seats`]
+//! and [`wants`], who is served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes nothing.
 
 use std::sync::{Arc, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
+use indexmap::IndexSet;
 use smallvec::SmallVec;
 
 use super::audit::Audit;
@@ -14,8 +16,10 @@ use super::queue::{Cell, Line, Place};
 use super::reclaim::{Asked, Participants, Reclaim};
 use super::slot::{Claim, Elsewhere, Kind, Lease, Slot, Tag, Use, Weight};
 use super::victim::Sampler;
+use crate::clock::{self, Tick};
 use crate::limit;
 use crate::stats::BudgetCounts;
+use crate::sync::wake_all;
 
 mod evict;
 mod floors;
@@ -23,12 +27,14 @@ mod limits;
 mod rows;
 mod seats;
 mod turns;
+mod wants;
 
-pub(super) use evict::Lack;
+pub(super) use evict::{InVain, Lack};
 pub(crate) use rows::Ordinal;
 use rows::Rows;
 use seats::Queue;
 pub(crate) use seats::{Bounds, Seat};
+use wants::{Passed, Wants};
 
 pub(crate) type AccountId = Ordinal;
 pub(crate) type SeatId = Ordinal;
@@ -38,6 +44,10 @@ pub(super) const ROOT: AccountId = Ordinal::FIRST;
 
 /// How many members a search looks at before it lets others have the lock.
 const SEARCH_CHUNK: usize = 64;
+
+/// Errors count anew what so many addresses have; what more have, at most once in so long.
+const COUNTED_EACH_TIME: usize = 256;
+const COUNTED_EVERY: Duration = Duration::from_millis(50);
 
 /// A caller of `acquire`, in line.
 pub(crate) struct Applicant {
@@ -55,6 +65,10 @@ pub(crate) struct Books {
     last_place: Place,
     sampler: Sampler,
     pub(crate) audit: Audit,
+    /// How many slots are waited for, by whomever.
+    demand: usize,
+    /// Accounts whose callers wait for room in them, where something might make some: see [`Books::is_pinched`].
+    pinched: IndexSet<AccountId>,
     /// How many accounts have more slots out than they may.
     over: usize,
     /// The budget may have fewer out than its limit.
@@ -88,7 +102,7 @@ pub(super) struct Wakes(Option<Waker>);
 
 impl Drop for Wakes {
     fn drop(&mut self) {
-        self.0.take().into_iter().for_each(Waker::wake);
+        wake_all(self.0.take());
     }
 }
 
@@ -125,17 +139,22 @@ struct Account {
     /// Slots that it may have out now: its limit, unless that is lowered, or it is closed.
     allowed: usize,
     max_dialing: usize,
-    /// Of this account and all below it, as the next four are.
+    /// Of this account and all below it, as the next three are.
     counts: Counts,
-    demand: usize,
-    /// How much of the demand is callers' of `acquire`: what is not is for dials.
-    applied: usize,
+    /// How many addresses may have something idle.
+    warm: usize,
     /// Slots that come free as soon as somebody has closed what it is evicting.
     evicting: usize,
     /// Slots evicted from connections whose descriptor somebody else closes.
     lingering: usize,
+    /// What those want who wait here, and those in children for whom there is room there.
+    wants: Wants,
+    /// What of that there is room for here.
+    passed: Passed,
+    /// Who wants something, in turn; dialers apart, who at times are passed over all together.
     ring: Line<Turn>,
-    /// Where this account is in its parent's ring.
+    dialers: Line<SeatId>,
+    /// Where this account is in its parent's ring, or will be once it has room.
     turn: Option<Place>,
     applicants: Line<Applicant>,
     applicants_turn: Option<Place>,
@@ -145,6 +164,8 @@ struct Account {
     /// Slots of its parent that are to be kept for it.
     floor: usize,
     closed: bool,
+    /// What errors were told last, and when.
+    counted: Option<Box<(Tick, BudgetCounts)>>,
 }
 
 impl Account {
@@ -158,11 +179,13 @@ impl Account {
             allowed: limit,
             max_dialing,
             counts: Counts::default(),
-            demand: 0,
-            applied: 0,
+            warm: 0,
             evicting: 0,
             lingering: 0,
+            wants: Wants::default(),
+            passed: Passed::default(),
             ring: Line::new(),
+            dialers: Line::new(),
             turn: None,
             applicants: Line::new(),
             applicants_turn: None,
@@ -171,12 +194,13 @@ impl Account {
             over: false,
             floor,
             closed: false,
+            counted: None,
         }
     }
 
-    /// Slots that would be taken if there were enough, with so many dials to begin.
-    fn wanted(&self, dial_room: usize) -> usize {
-        self.applied.saturating_add((self.demand - self.applied).min(dial_room))
+    /// Slots that it has to give, by its own limit.
+    fn room(&self) -> usize {
+        self.allowed.saturating_sub(self.counts.total())
     }
 }
 
@@ -217,6 +241,9 @@ impl Books {
             parent.children.push(account);
             parent.floored += usize::from(floor > 0);
         }
+        if floor > 0 {
+            self.note_all_pinched();
+        }
         account
     }
 
@@ -228,15 +255,19 @@ impl Books {
     pub(super) fn close_account(&mut self, account: AccountId) -> bool {
         let closed = self.accounts.remove(account);
         let Some(parent) = closed.parent else { return false };
+        self.pinched.swap_remove(&account);
         let parent = &mut self.accounts[parent];
         parent.children.retain(|child| *child != account);
         parent.floored -= usize::from(closed.floor > 0);
+        if closed.floor > 0 {
+            self.note_all_pinched();
+        }
         closed.floor > 0
     }
 
     /// How many slots that come free would be wanted, by those who wait and by limits exceeded.
     pub(super) fn pressure(&self) -> usize {
-        self.accounts[ROOT].demand + self.over
+        self.demand + self.over
     }
 
     /// Whether slots are coming free for those who wait.
@@ -283,10 +314,17 @@ impl Books {
             while !self.accounts[*id].applicants.is_empty() {
                 wakers.extend(self.refuse(*id));
             }
-            self.limit_changed(*id); // over, whatever is out: what participants have idle is asked for
         }
         let members = self.seats.iter().map(|(_, seat)| seat).filter(|seat| tree.contains(&seat.account));
         (wakers, members.map(|seat| Arc::clone(&seat.member)).collect())
+    }
+
+    /// An account that was ended, and its addresses shut, is over its limit whatever is out: what participants have idle is
+    /// asked for.
+    pub(super) fn ended(&mut self, account: AccountId) {
+        for id in self.tree(account) {
+            self.limit_changed(id);
+        }
     }
 
     pub(crate) fn is_closed(&self, account: AccountId) -> bool {
@@ -374,9 +412,9 @@ impl Books {
         slot
     }
 
-    /// Whether nobody waits, and there is a slot to dial with.
+    /// Whether there is a slot to dial with, and nobody waits who could have it.
     pub(crate) fn has_slot_at_once(&self, account: AccountId) -> bool {
-        self.pressure() == 0 && self.free(account) > 0 && self.dial_room(account) > 0
+        self.over == 0 && self.free(account) > 0 && self.dial_room(account) > 0 && !self.is_behind(account)
     }
 
     /// A slot for one who queues: to be followed by [`sync`](Self::sync).
@@ -483,42 +521,11 @@ impl Books {
         self.last_place
     }
 
-    /// Keeps the demand of an account and those above it, and the children's places in their parents' rings.
-    fn demand_changed(&mut self, account: AccountId, before: usize, after: usize) {
-        if before == after {
-            return;
-        }
-        let mut next = Some(account);
-        while let Some(id) = next {
-            let account = &mut self.accounts[id];
-            account.demand = account.demand - before + after;
-            let (parent, turn, wanting) = (account.parent, account.turn, account.demand > 0);
-            if let Some(parent) = parent {
-                match turn {
-                    None if wanting => {
-                        let place = self.next_place();
-                        self.accounts[id].turn = Some(place);
-                        self.accounts[parent].ring.insert(place, Turn::Child(id));
-                    }
-                    Some(place) if !wanting => {
-                        self.accounts[id].turn = None;
-                        self.accounts[parent].ring.remove(place);
-                    }
-                    _ => {}
-                }
-            }
-            next = parent;
-        }
-    }
-
-    /// Keeps what callers of `acquire` want, of an account and those above it.
-    fn applied_changed(&mut self, account: AccountId, before: usize, after: usize) {
-        self.each_above(account, |above| above.applied = above.applied - before + after);
-        self.demand_changed(account, before, after);
-    }
-
     pub(super) fn register(&mut self, account: AccountId, participant: Weak<dyn Reclaim>) -> u64 {
         self.registered += 1;
+        if self.registered == 1 {
+            self.note_all_pinched();
+        }
         self.accounts[account].participants.add(participant)
     }
 
@@ -526,17 +533,38 @@ impl Books {
     pub(super) fn unregister(&mut self, account: AccountId, id: u64) -> Option<Weak<dyn Reclaim>> {
         let removed = self.accounts[account].participants.remove(id);
         self.registered -= usize::from(removed.is_some());
+        if self.registered == 0 {
+            self.note_all_pinched();
+        }
         removed
+    }
+
+    /// [`counts`](Self::counts) for an error, of which there may be many: to count many addresses takes long.
+    pub(crate) fn counts_of_late(&mut self, id: AccountId) -> BudgetCounts {
+        let now = clock::now();
+        if self.seats.len() > COUNTED_EACH_TIME
+            && let Some((counted_at, counts)) = self.accounts[id].counted.as_deref()
+            && now.since(*counted_at) < COUNTED_EVERY
+        {
+            return *counts;
+        }
+        let counts = self.counts(id);
+        if self.seats.len() > COUNTED_EACH_TIME {
+            self.accounts[id].counted = Some(Box::new((now, counts)));
+        }
+        counts
+    }
+
+    /// How many connections rest in an account and all below it, as far as they show.
+    fn idle(&self, id: AccountId) -> usize {
+        let tree = self.tree(id);
+        let warm = tree.iter().flat_map(|id| self.accounts[*id].members.warm());
+        warm.map(|seat| self.seats[*seat].idle()).sum()
     }
 
     pub(crate) fn counts(&self, id: AccountId) -> BudgetCounts {
         let account = &self.accounts[id];
-        let idle: usize = self
-            .tree(id)
-            .iter()
-            .flat_map(|id| self.accounts[*id].members.warm())
-            .map(|seat| self.seats[*seat].idle())
-            .sum();
+        let idle = self.idle(id);
         let connected = account.counts.get(Kind::Connected);
         BudgetCounts {
             limit: account.limit,

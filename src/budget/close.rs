@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::explain::{Holder, holders};
 use super::holds::ResourceId;
 use super::ledger::{Ledger, Partition};
+use crate::sync::wake_all;
 use crate::text::Number;
 
 /// What was still open when the grace of a close was over. Made by [`Budget::close`](crate::Budget::close) and
@@ -64,15 +65,16 @@ impl fmt::Display for CloseReport {
 /// Closes a budget and all below it.
 pub(super) async fn close(partition: &Arc<Partition>, grace: Duration) -> CloseReport {
     let ledger = &partition.ledger;
-    let (wakers, members) = {
-        let mut books = ledger.lock();
-        let ended = books.end(partition.account);
-        ledger.settle(books);
-        ended
-    };
-    wakers.into_iter().for_each(std::task::Waker::wake);
+    let (wakers, members) = ledger.lock().end(partition.account);
+    wake_all(wakers);
+    // Addresses first: what rests there is not evicted for anybody.
     for member in members {
         member.shut();
+    }
+    {
+        let mut books = ledger.lock();
+        books.ended(partition.account);
+        ledger.settle(books);
     }
     let open = || ledger.lock().slots_out(partition.account);
     until_empty(ledger, grace, || open() == 0).await;

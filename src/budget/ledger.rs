@@ -9,7 +9,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task;
 
-use super::books::{AccountId, Books, Lack, Ordinal, ROOT, SeatId, Step};
+use super::books::{AccountId, Books, InVain, Lack, Ordinal, ROOT, SeatId, Step};
 use super::holds::Holds;
 use super::reclaim::{Asked, Order};
 use super::slot::{Lease, Slot};
@@ -20,7 +20,7 @@ use crate::error::DialError;
 use crate::limit::Sizing;
 use crate::stats::{Event, Tally};
 use crate::sync::{
-    Apart, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local,
+    Apart, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local, wake_all,
 };
 use crate::upkeep::{Deadlines, Keeper};
 
@@ -175,7 +175,14 @@ impl Partition {
         let above = parent.as_ref().map(|parent| parent.account);
         let account = ledger.lock().open_account(above, floor, limit, max_dialing);
         let partition = Arc::new(Self { ledger, account, parent, tally: Apart::default() });
-        partition.ledger.lock().set_partition(account, Arc::downgrade(&partition));
+        let mut books = partition.ledger.lock();
+        books.set_partition(account, Arc::downgrade(&partition));
+        if floor > 0 {
+            // What somebody waits for may not be attainable any more: those behind it have their turn.
+            partition.ledger.settle(books);
+        } else {
+            drop(books);
+        }
         partition
     }
 
@@ -327,14 +334,14 @@ impl Ledger {
         if books.is_lowered() {
             books.grow(clock::now());
         }
+        debug_assert!(books.adds_up(), "BUG: what accounts pass on is not what they want");
         if books.pressure() == 0 {
             return self.end_section(books); // nobody wants anything: the usual case
         }
         // A slot dropped inside of an eviction comes here again: it serves, and leaves evictions to the outer
         // call. Otherwise the stack would grow with the number of waiters.
         let settling = Settling::enter(self);
-        // Where participants were asked in vain, as of which tidings.
-        let mut in_vain: Vec<(Lack, u64)> = Vec::new();
+        let mut in_vain: Vec<InVain> = Vec::new();
         let mut granted = None;
         loop {
             // Announce first, look after: see `pressure`.
@@ -349,11 +356,11 @@ impl Ledger {
                 step => step,
             };
             self.end_section(books); // what follows may be anybody's code (I3)
-            granted.take().flatten().into_iter().for_each(Waker::wake);
+            wake_all(granted.take().flatten());
             match step {
                 Step::Rest => return,
                 Step::Search => {}
-                Step::Wake(waker) => waker.into_iter().for_each(Waker::wake),
+                Step::Wake(waker) => wake_all(waker),
                 Step::Close(victim) => {
                     victim.close();
                     if !self.is_pressed() {
@@ -362,8 +369,10 @@ impl Ledger {
                 }
                 Step::Ask { lack, partition, asked } => {
                     if !self.ask(lack, &partition, &asked) {
-                        in_vain.retain(|(other, _)| *other != lack);
-                        in_vain.push((lack, asked.tidings));
+                        match in_vain.iter_mut().find(|vain| vain.lack == lack) {
+                            Some(vain) => vain.again(asked.tidings),
+                            None => in_vain.push(InVain::once(lack, asked.tidings)),
+                        }
                     }
                 }
             }

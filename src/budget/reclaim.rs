@@ -36,7 +36,9 @@ pub struct Registration {
 impl Registration {
     pub(super) fn new(partition: &Arc<Partition>, participant: Weak<dyn Reclaim>) -> Self {
         let id = partition.ledger.lock().register(partition.account, participant);
-        Self { partition: Arc::clone(partition), id }
+        let registration = Self { partition: Arc::clone(partition), id };
+        registration.became_idle(); // it may have something already
+        registration
     }
 
     /// Something of the participant's became idle: if somebody waits for a slot, it is asked for it.

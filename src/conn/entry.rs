@@ -184,7 +184,7 @@ impl<C> Entry<C> {
     pub(crate) fn end(&mut self, event: Event) -> Option<Lease> {
         self.shared.count(event);
         if self.rested && !self.is_reused() && event.is_of_the_peer() {
-            self.shared.stock_failed(clock::now().since(self.record.born));
+            self.shared.stock_ended(clock::now().since(self.record.born));
         }
         self.end_counted(event)
     }

@@ -27,7 +27,17 @@ use crate::stats::Event;
 use crate::upkeep::{self, Deadline, Tended};
 
 /// A dial under way.
-pub(crate) type Attempt = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Attempt = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// What became of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// A caller has its connection.
+    Served,
+    /// Nobody here wanted its connection, and so it was put.
+    Unwanted,
+    Failed,
+}
 
 /// A [`Dial`] whose type is forgotten but for its connections'.
 pub(crate) trait ErasedDial<C>: Send + Sync {
@@ -98,7 +108,7 @@ pub(crate) struct Terms {
     pub(crate) max_lifetime: Span,
 }
 
-async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>) {
+async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>) -> Ended {
     let Job { slot, initiator, terms, home } = job;
     let shared = &unfinished.shared;
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.
@@ -130,21 +140,25 @@ async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>)
             let lease = cx.take_lease().expect("BUG: a dial without a lease");
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&terms);
-            shared.dialled(initiator, Entry::new(conn, lease, record, home, Arc::clone(shared)));
+            let entry = Entry::new(conn, lease, record, home, Arc::clone(shared));
+            let served = shared.dialled(initiator, entry);
             if let Some(home) = home {
                 shared.ledger().keeper.meet(home);
             }
             upkeep::watch(shared);
+            if served { Ended::Served } else { Ended::Unwanted }
         }
         Outcome::Failed(failure) => {
             tracing::debug!(address = %shared.address, ?failure, took = ?clock::now().since(began), "dial failed");
             shared.dial_failed(initiator, failure, cx.into_lease(), random());
             upkeep::probe_later(shared);
+            Ended::Failed
         }
         Outcome::NoDescriptor(error) => {
             tracing::warn!(address = %shared.address, %error, "no descriptor for a dial");
             shared.dial_postponed(initiator, error, cx.into_lease());
             upkeep::look_after_queue(shared);
+            Ended::Failed
         }
     }
 }

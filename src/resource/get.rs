@@ -139,7 +139,10 @@ impl<'a, C> Get<'a, C> {
 
     /// How long the dial may take, counted from when a slot is held. Default: the resource's, which is 10 s.
     ///
-    /// The dial's, not the get's: one that is served by another's dial meanwhile leaves its own to others.
+    /// The dial's, not the get's: one that is served by another's dial meanwhile leaves its own to others. One that
+    /// [waits until the address is ready](Self::wait_for_ready), and whose dial fails by a timeout shorter than the
+    /// resource's, tries again after a pause as long as those of
+    /// [`backoff`](crate::ConnResourceBuilder::backoff); nobody else pauses for it.
     #[doc(alias = "connect_timeout")]
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.dial_timeout = Some(timeout);

@@ -175,7 +175,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn details(&self, phase: Phase, since: Tick, timed_out: bool) -> Box<GetDetails> {
-        let counts = self.ledger().lock().counts(self.partition().account);
+        let counts = self.ledger().lock().counts_of_late(self.partition().account);
         let (address, elapsed) = (self.address.clone(), clock::now().since(since));
         tracing::debug!(%address, %phase, ?elapsed, %counts, timed_out, "get failed");
         let retry_in = self.lock().several().and_then(|rare| rare.pace.pause(clock::now()));

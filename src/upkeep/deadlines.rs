@@ -14,6 +14,7 @@ use tokio::task::{Unconstrained, unconstrained};
 use tokio::time::Sleep;
 
 use crate::clock::{self, Tick};
+use crate::sync::wake_all;
 
 /// How often the task looks.
 const ROUND: Duration = Duration::from_millis(500);
@@ -217,7 +218,7 @@ impl Look {
         while self.is_wanted() {
             tokio::time::sleep(ROUND).await;
             let wakers = self.deadlines.desk.lock().take_wakers(self.runtime, clock::now(), LITTLE);
-            wakers.into_iter().for_each(Waker::wake);
+            wake_all(wakers);
         }
     }
 
@@ -236,6 +237,6 @@ impl Drop for Look {
             desk.tasks.retain(|runtime| *runtime != self.runtime);
             desk.take_wakers(self.runtime, Tick::NEVER, Duration::ZERO)
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 }

@@ -6,6 +6,7 @@
 //! So what is constantly reused costs a look now and then, and what rests costs nothing.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
@@ -17,8 +18,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use crate::budget::ledger::Partition;
 use crate::clock::{self, Tick};
 use crate::runtime;
+use crate::stats::Event;
 
 /// How often fresh addresses are looked at.
 const ROUND: Duration = Duration::from_millis(50);
@@ -42,7 +45,7 @@ pub(crate) trait Tended: Send + Sync {
     /// Looks at those whose stream has rung.
     fn answer(self: Arc<Self>);
     fn bell(&self) -> &Bell;
-    fn keeper(&self) -> &Keeper;
+    fn partition(&self) -> Arc<Partition>;
 }
 
 /// What is to be done about an address next.
@@ -70,8 +73,7 @@ struct Desk {
     fresh: Vec<Weak<dyn Tended>>,
     /// Addresses whose streams have rung.
     rung: Vec<Weak<dyn Tended>>,
-    /// Addresses by when somebody's time is over there.
-    due: BTreeMap<Tick, Vec<Weak<dyn Tended>>>,
+    due: Due,
     /// Addresses whose turn it is to be looked at.
     turn: Vec<Weak<dyn Tended>>,
     /// When the fresh ones have their turn.
@@ -82,6 +84,15 @@ struct Desk {
     epoch: u64,
     standby: Option<Standby>,
     closed: bool,
+}
+
+/// Addresses by when somebody's time is over there.
+#[derive(Default)]
+struct Due {
+    ends: BTreeMap<Tick, Vec<Weak<dyn Tended>>>,
+    len: usize,
+    /// How many there were when those that have gone were looked for last.
+    known: usize,
 }
 
 struct Running {
@@ -238,9 +249,7 @@ impl Desk {
                 self.next_round = None;
             }
         }
-        while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
-            self.turn.append(&mut entry.remove());
-        }
+        self.due.take_until(now, &mut self.turn);
         let batch = |from: &mut Vec<_>| from.split_off(from.len().saturating_sub(BATCH));
         let (answer, tend) = (batch(&mut self.rung), batch(&mut self.turn));
         if self.turn.is_empty() {
@@ -259,9 +268,37 @@ impl Desk {
     }
 
     fn nap(&self, now: Tick) -> Duration {
-        let next = [self.next_round, self.due.first_key_value().map(|(end, _)| *end)];
+        let next = [self.next_round, self.due.first()];
         let next = next.into_iter().flatten().map(|next| next.since(now)).min();
         next.map_or(LINGER, |next| next.min(LINGER))
+    }
+}
+
+impl Due {
+    /// Addresses that have gone are not kept until their time comes.
+    fn note(&mut self, end: Tick, address: Weak<dyn Tended>) {
+        if self.len >= (2 * self.known).max(BATCH) {
+            self.ends.retain(|_, addresses| {
+                addresses.retain(|address| address.strong_count() > 0);
+                !addresses.is_empty()
+            });
+            self.len = self.ends.values().map(Vec::len).sum();
+            self.known = self.len;
+        }
+        self.ends.entry(end).or_default().push(address);
+        self.len += 1;
+    }
+
+    fn take_until(&mut self, now: Tick, into: &mut Vec<Weak<dyn Tended>>) {
+        while let Some(entry) = self.ends.first_entry().filter(|entry| *entry.key() <= now) {
+            let mut addresses = entry.remove();
+            self.len -= addresses.len();
+            into.append(&mut addresses);
+        }
+    }
+
+    fn first(&self) -> Option<Tick> {
+        self.ends.first_key_value().map(|(end, _)| *end)
     }
 }
 
@@ -282,13 +319,13 @@ impl Shift {
         runtime::learn().await;
         while let Some(Assignment { answer, tend, more }) = self.report() {
             // No await before all of them are seen to.
-            for address in answer.iter().filter_map(Weak::upgrade) {
-                address.answer();
+            for address in answer {
+                see_to(&address, Tended::answer);
             }
             let now = clock::now();
             let findings: Vec<_> = tend
                 .into_iter()
-                .filter_map(|address| Some((address.upgrade()?.tend(now), address)))
+                .filter_map(|address| Some((see_to(&address, |address| address.tend(now))?, address)))
                 .collect();
             if self.note(findings) || more {
                 yield_now().await;
@@ -322,7 +359,7 @@ impl Shift {
         let mut desk = self.keeper.desk.lock();
         for (Findings { fresh, due }, address) in findings {
             if let Some(end) = due {
-                desk.due.entry(end.round_up(GRAIN)).or_default().push(Weak::clone(&address));
+                desk.due.note(end.round_up(GRAIN), Weak::clone(&address));
             }
             if fresh {
                 desk.fresh.push(address);
@@ -343,6 +380,13 @@ impl Drop for Shift {
             self.keeper.hire(desk, None);
         }
     }
+}
+
+/// Has one address seen to. A panic of its dialer's, whose end this may be, is no business of the others'.
+fn see_to<R>(address: &Weak<dyn Tended>, how: impl FnOnce(Arc<dyn Tended>) -> R) -> Option<R> {
+    let address = address.upgrade()?;
+    let partition = address.partition();
+    catch_unwind(AssertUnwindSafe(|| how(address))).inspect_err(|_| partition.count(Event::Panic, 1)).ok()
 }
 
 /// What the streams of one address ring. The keeper is told once, until it answers.
@@ -392,7 +436,7 @@ impl<A: Tended + 'static> Wake for Alarm<A> {
         self.rung.store(true, Ordering::SeqCst);
         let Some(address) = self.address.upgrade() else { return };
         if !address.bell().rung.swap(true, Ordering::SeqCst) {
-            address.keeper().ring(Weak::<A>::clone(&self.address));
+            address.partition().ledger.keeper.ring(Weak::<A>::clone(&self.address));
         }
     }
 }
@@ -404,7 +448,6 @@ mod tests {
     #[derive(Default)]
     struct Nobody {
         bell: Bell,
-        keeper: Keeper,
     }
 
     impl Tended for Nobody {
@@ -418,8 +461,8 @@ mod tests {
             &self.bell
         }
 
-        fn keeper(&self) -> &Keeper {
-            &self.keeper
+        fn partition(&self) -> Arc<Partition> {
+            unreachable!("nobody asks")
         }
     }
 
@@ -436,6 +479,25 @@ mod tests {
         (0..100_000).for_each(|_| drop(note(&mut desk)));
         assert!(desk.fresh.len() <= 4 * living.len(), "{}", desk.fresh.len());
         assert_eq!(desk.fresh.iter().filter_map(Weak::upgrade).count(), living.len());
+    }
+
+    #[test]
+    fn ends_of_addresses_that_have_gone_are_not_kept_until_they_come() {
+        let mut due = Due::default();
+        let end = |n: u64| Tick::from_millis(1000 + n % 50);
+        let note = |due: &mut Due, n| {
+            let address = Arc::new(Nobody::default());
+            due.note(end(n), Arc::<Nobody>::downgrade(&address) as Weak<dyn Tended>);
+            address
+        };
+        let living: Vec<_> = (0..100).map(|n| note(&mut due, n)).collect();
+        (0..100_000).for_each(|n| drop(note(&mut due, n)));
+        assert!(due.len <= 4 * living.len(), "{}", due.len);
+        let mut turn = Vec::new();
+        due.take_until(end(24), &mut turn);
+        due.take_until(end(49), &mut turn);
+        assert_eq!(turn.iter().filter_map(Weak::upgrade).count(), living.len());
+        assert_eq!((due.len, due.first()), (0, None));
     }
 
     #[test]

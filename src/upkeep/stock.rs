@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use super::grow_back;
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
+use crate::resource::attempt::Ended;
 use crate::resource::shared::{Lack, Shared};
 
 /// Dials until as many connections rest as are to be kept in stock: one after the other, with free slots only. Where dials
@@ -33,10 +34,11 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>, slot: Slot, runtim
     let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
     let (stocked, before) = (Arc::downgrade(shared), shared.resting());
     let dial = async move {
-        attempt.await;
-        // Only as long as it helps, or may help after a pause.
-        let helps = |shared: &Shared<C>| shared.resting() > before || shared.stock_pauses();
-        if let Some(shared) = stocked.upgrade().filter(|shared| helps(shared)) {
+        let ended = attempt.await;
+        let Some(shared) = stocked.upgrade() else { return };
+        // Who was served would have dialled for itself.
+        let helped = ended == Ended::Served || ended == Ended::Unwanted && shared.resting() > before;
+        if helped || shared.stock_failed() {
             restock(&shared);
         }
     };

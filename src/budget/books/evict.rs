@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{AccountId, Books, ROOT, SEARCH_CHUNK, SeatId, Served, Step, Turn};
+use super::turns::Turns;
+use super::{Account, AccountId, Books, ROOT, SEARCH_CHUNK, SeatId, Served, Step, Turn};
 use crate::budget::ledger::Victim;
 use crate::budget::reclaim::Asked;
 use crate::budget::slot::Slot;
@@ -34,6 +35,33 @@ impl Lack {
     }
 }
 
+/// Participants were asked for slots, and had none.
+pub(in crate::budget) struct InVain {
+    pub(in crate::budget) lack: Lack,
+    /// As of which tidings.
+    tidings: u64,
+    times: u32,
+}
+
+impl InVain {
+    /// So often they are asked anew because of tidings: those may be their own, who look for what they have and find
+    /// nothing.
+    const MOST: u32 = 8;
+
+    pub(in crate::budget) fn once(lack: Lack, tidings: u64) -> Self {
+        Self { lack, tidings, times: 1 }
+    }
+
+    pub(in crate::budget) fn again(&mut self, tidings: u64) {
+        self.tidings = tidings;
+        self.times += 1;
+    }
+
+    fn covers(&self, lack: Lack, tidings: u64) -> bool {
+        self.lack == lack && (self.tidings == tidings || self.times >= Self::MOST)
+    }
+}
+
 /// Accounts, which are one as a rule.
 pub(super) type Tree = SmallVec<[AccountId; 4]>;
 
@@ -50,7 +78,7 @@ impl Books {
             return used > allowed;
         }
         let dial_room = self.dial_room(id);
-        let wanted = account.wanted(dial_room);
+        let wanted = account.wants.with(dial_room);
         let kept = self.kept_from(id, whose, dial_room);
         used.saturating_add(wanted).saturating_add(kept) > allowed
     }
@@ -69,21 +97,28 @@ impl Books {
                 Whose::Floor(_) => stock.kept_for(share),
                 Whose::All | Whose::Common(_) => share.unmet(),
             };
-            let wanted = self.accounts[*child].wanted(dial_room);
-            dial_room -= wanted - self.accounts[*child].applied;
+            let passed = self.accounts[*child].passed.wants;
+            let wanted = passed.with(dial_room);
+            dial_room -= wanted - passed.applied;
             kept.saturating_sub(wanted)
         };
         account.children.iter().map(kept).fold(0, usize::saturating_add)
     }
 
-    /// `in_vain`: where participants were asked before, as of which tidings.
-    pub(in crate::budget) fn step(&mut self, in_vain: &[(Lack, u64)]) -> Step {
+    /// `in_vain`: where participants were asked before.
+    pub(in crate::budget) fn step(&mut self, in_vain: &[InVain]) -> Step {
         if self.pressure() == 0 {
             return Step::Rest;
         }
         let mut short = Lacks::new();
         if let Served::Granted(waker) = self.serve_account(ROOT, usize::MAX, &mut short) {
             return Step::Wake(waker);
+        }
+        for index in 0..self.pinched.len() {
+            // With nothing above it, it is granted nothing, and what it lacks is found.
+            if let Served::Granted(waker) = self.serve_account(self.pinched[index], 0, &mut short) {
+                return Step::Wake(waker);
+            }
         }
         if self.over > 0 {
             let over = self.accounts.iter().filter(|(_, account)| account.over);
@@ -95,7 +130,8 @@ impl Books {
             if !self.lacks(lack, coming) {
                 continue;
             }
-            let asked = if in_vain.contains(&(lack, self.tidings)) { None } else { self.ask(lack) };
+            let hopeless = in_vain.iter().any(|vain| vain.covers(lack, self.tidings));
+            let asked = if hopeless { None } else { self.ask(lack) };
             if let Some(step) = asked.or_else(|| self.evict(lack)) {
                 return step;
             }
@@ -155,9 +191,19 @@ impl Books {
 
     /// Takes the idle connection out that is least likely to be wanted next, of those that help. `None`: none is idle.
     pub(in crate::budget) fn evict(&mut self, lack: Lack) -> Option<Step> {
-        let tree = self.within_reach(lack);
+        if lack.whose == Whose::All && self.accounts[lack.account].floored > 0 {
+            // What is within floors goes last.
+            let beside = self.within_reach(Lack { whose: Whose::Common(None), ..lack });
+            if let Some(step) = self.evict_among(&beside) {
+                return Some(step);
+            }
+        }
+        self.evict_among(&self.within_reach(lack))
+    }
+
+    fn evict_among(&mut self, tree: &Tree) -> Option<Step> {
         for _ in 0..2 {
-            match self.choose(&tree) {
+            match self.choose(tree) {
                 Some(seat) => {
                     if let Some(step) = self.evict_from(seat) {
                         return Some(step);
@@ -225,6 +271,20 @@ impl Books {
             && self.dial_room(id) > 0
     }
 
+    /// Whether so many slots are free, or would be if all that is idle were closed, as far as is known.
+    pub(in crate::budget) fn may_have(&self, account: AccountId, weight: usize) -> bool {
+        let mut next = Some(account).filter(|_| self.registered == 0);
+        while let Some(id) = next {
+            let Account { allowed, ref counts, parent, .. } = self.accounts[id];
+            let free = allowed.saturating_sub(counts.total());
+            if free.saturating_add(self.idle(id)) < weight {
+                return false;
+            }
+            next = parent;
+        }
+        true
+    }
+
     /// Takes an idle connection out, and its slot for one who [lacks one](Self::lacks_a_slot). Without a slot: that
     /// comes back by itself, since it is elsewhere, or its address is not to have another before it is closed.
     pub(crate) fn spare(&mut self, account: AccountId) -> Option<(Box<dyn Victim>, Option<Slot>)> {
@@ -242,7 +302,7 @@ impl Books {
     /// Whether a slot that comes free in an account is somebody else's: somebody lacks it who is before `mine`,
     /// the turn of `seat`, if anybody queues there.
     pub(crate) fn is_claimed(&self, account: AccountId, seat: Option<SeatId>) -> bool {
-        if self.accounts[ROOT].demand == 0 {
+        if self.demand == 0 {
             return false;
         }
         let mut me = seat.map(Turn::Seat);
@@ -257,14 +317,9 @@ impl Books {
             let lack = Lack { account: id, whose: Whose::Common(None) };
             // What lingers is not counted as coming: somebody else decides when it comes.
             if !below.is_some_and(is_kept) && self.lacks(lack, account.evicting) {
-                let claims = |turn: Turn| match turn {
-                    _ if me == Some(turn) => false,
-                    Turn::Applicants => true,
-                    Turn::Seat(_) => self.dial_room(id) > 0,
-                    Turn::Child(child) => self.stock(child).common() > 0,
-                };
-                let first = account.ring.iter().find(|(_, turn)| claims(*turn));
-                if first.is_some_and(|(place, _)| mine.is_none_or(|mine| *place < mine)) {
+                let mut turns = Turns::new(self.dial_room(id) > 0);
+                let first = std::iter::from_fn(|| turns.next(account)).find(|(_, turn)| me != Some(*turn));
+                if first.is_some_and(|(place, _)| mine.is_none_or(|mine| place < mine)) {
                     return true;
                 }
             }

@@ -140,6 +140,8 @@ impl Books {
             self.lowered = self.audit.is_lowered(account.limit);
         }
         self.over = account.recheck(self.over);
+        self.pass_on(id);
+        self.note_all_pinched();
     }
 
     /// An account, and so all above it, have more or fewer slots out than before.
@@ -150,6 +152,7 @@ impl Books {
             change(&mut account.counts);
             self.over = account.recheck(self.over);
             next = account.parent;
+            self.pass_to_parent(id);
         }
     }
 

@@ -55,6 +55,10 @@ impl<T> Rows<T> {
         self.0.remove(number.index())
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ordinal, &T)> {
         self.0.iter().map(|(index, row)| (Ordinal::of(index), row))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rows::Ordinal;
-use super::{AccountId, Books, Departing, SeatId, Turn};
+use super::{AccountId, Books, Departing, SeatId, Wants};
 use crate::budget::ledger::{COUNTED, Member, Seating};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Use};
@@ -166,8 +166,8 @@ impl Books {
         let (account, demand) = (seat.account, saturated(seat.demand(queued)));
         let Queue { demand: before, turn, .. } = self.queues[queue];
         match (before, demand) {
-            (0, 1..) => self.accounts[account].ring.insert(turn, Turn::Seat(id)),
-            (1.., 0) => drop(self.accounts[account].ring.remove(turn)),
+            (0, 1..) => self.accounts[account].dialers.insert(turn, id),
+            (1.., 0) => drop(self.accounts[account].dialers.remove(turn)),
             _ => {}
         }
         if queued == 0 {
@@ -178,7 +178,7 @@ impl Books {
         }
         if demand != before {
             self.seats[id].member.seating().set_demand(demand);
-            self.demand_changed(account, before as usize, demand as usize);
+            self.wants_changed(account, Wants::dials(before as usize), Wants::dials(demand as usize));
         }
     }
 
@@ -198,10 +198,14 @@ impl Books {
         let (account, seats) = (self.seats[id].account, &mut self.seats);
         if let Some(index) = seats[id].index {
             let members = &mut self.accounts[account].members;
+            let warm = members.warm().len();
             members.leave(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
             seats[id].index = None;
             seats[id].member.cooled();
+            let left = members.warm().len();
+            self.warm_changed(account, warm, left);
         }
+        let seats = &mut self.seats;
         if seats[id].queue.is_none() {
             let seat = seats.remove(id);
             for (event, n) in seat.unreported() {
@@ -259,10 +263,16 @@ impl Books {
         let Queue { demand, turn, .. } = &mut self.queues[queue];
         let before = std::mem::replace(turn, next);
         if *demand > 0 {
-            let ring = &mut self.accounts[account].ring;
-            ring.remove(before);
-            ring.insert(next, Turn::Seat(id));
+            let dialers = &mut self.accounts[account].dialers;
+            dialers.remove(before);
+            dialers.insert(next, id);
+            self.pass_on(account);
         }
+    }
+
+    /// How many dials are waited for there.
+    pub(super) fn demand_of(&self, id: SeatId) -> Option<usize> {
+        self.seats[id].queue.map(|queue| self.queues[queue].demand as usize)
     }
 
     /// When it has its turn, if somebody queues there.
@@ -276,7 +286,10 @@ impl Books {
         let Some(id) = seating.get() else { return false };
         let Seat { index: Some(index), account, .. } = self.seats[id] else { return false };
         let (seats, members) = (&mut self.seats, &mut self.accounts[account].members);
+        let before = members.warm().len();
         members.heat(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
+        let after = members.warm().len();
+        self.warm_changed(account, before, after);
         true
     }
 
@@ -284,6 +297,8 @@ impl Books {
         if let Seat { index: Some(index), account, .. } = self.seats[id] {
             let (seats, members) = (&mut self.seats, &mut self.accounts[account].members);
             members.cool(index.index(), |moved, index| seats[moved].index = Some(Ordinal::of(index)));
+            let left = members.warm().len();
+            self.warm_changed(account, left + 1, left);
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::evict::{Lack, Lacks, Whose};
-use super::{AccountId, Applicant, Books, Departing, ROOT, SeatId, Served, Step, Turn};
+use super::{Account, AccountId, Applicant, Books, Departing, ROOT, SeatId, Served, Step, Turn, Wants};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Slot, Use, Weight};
 
@@ -17,6 +17,32 @@ enum Open {
     Floors,
     /// A child, what is kept for it alone: somebody gathers slots for a floor.
     Kept,
+}
+
+/// How far a walk along those who wait in an account has come.
+pub(super) struct Turns {
+    ring: usize,
+    dialers: usize,
+    /// A dial may begin: else who wants to dial is passed over.
+    dials: bool,
+}
+
+impl Turns {
+    pub(super) fn new(dials: bool) -> Self {
+        Self { ring: 0, dialers: 0, dials }
+    }
+
+    pub(super) fn next(&mut self, account: &Account) -> Option<(Place, Turn)> {
+        let ring = account.ring.get(self.ring).copied();
+        let dialer = account.dialers.get(self.dialers).filter(|_| self.dials);
+        let dialer = dialer.map(|(place, seat)| (*place, Turn::Seat(*seat)));
+        let first = [ring, dialer].into_iter().flatten().min_by_key(|(place, _)| *place)?;
+        match first.1 {
+            Turn::Seat(_) => self.dialers += 1,
+            Turn::Applicants | Turn::Child(_) => self.ring += 1,
+        }
+        Some(first)
+    }
 }
 
 impl Books {
@@ -33,7 +59,7 @@ impl Books {
             account.applicants_turn = Some(place);
             account.ring.insert(place, Turn::Applicants);
         }
-        self.applied_changed(id, 0, weight);
+        self.wants_changed(id, Wants::default(), Wants::applied(weight));
         Some(place)
     }
 
@@ -46,7 +72,7 @@ impl Books {
         {
             account.ring.remove(turn);
         }
-        self.applied_changed(id, applicant.weight, 0);
+        self.wants_changed(id, Wants::applied(applicant.weight), Wants::default());
         Some(applicant)
     }
 
@@ -65,9 +91,8 @@ impl Books {
         let has_floors =
             account.floored > 0 && account.children.iter().any(|child| self.share(*child).floor > 0);
         let mut open = Open::All;
-        let mut index = 0;
-        while let Some(&(place, turn)) = self.accounts[id].ring.get(index) {
-            index += 1;
+        let mut turns = Turns::new(self.dial_room(id) > 0);
+        while let Some((place, turn)) = turns.next(&self.accounts[id]) {
             let here = match (turn, open) {
                 (Turn::Applicants | Turn::Seat(_), Open::All) => stock.common(),
                 (Turn::Applicants | Turn::Seat(_), Open::Floors | Open::Kept) => continue,
@@ -82,7 +107,6 @@ impl Books {
             };
             let weight = match turn {
                 Turn::Applicants => self.accounts[id].applicants.front().map_or(0, |(_, first)| first.weight),
-                Turn::Seat(_) if self.dial_room(id) == 0 => continue,
                 Turn::Seat(_) => 1,
                 Turn::Child(child) => match self.serve_account(child, above.min(here), short) {
                     Served::Granted(waker) => {
@@ -135,8 +159,10 @@ impl Books {
             let next = self.next_place();
             self.accounts[child].turn = Some(next);
             let ring = &mut self.accounts[parent].ring;
-            ring.remove(place);
-            ring.insert(next, Turn::Child(child));
+            if ring.remove(place).is_some() {
+                ring.insert(next, Turn::Child(child));
+                self.pass_on(parent);
+            }
         }
     }
 
@@ -176,6 +202,7 @@ impl Books {
             account.applicants_turn = Some(next);
             account.ring.remove(turn);
             account.ring.insert(next, Turn::Applicants);
+            self.pass_on(id);
         }
         Some(applicant)
     }

@@ -14,7 +14,7 @@ use crate::clock::{self, Tick};
 use crate::conn::Conn;
 use crate::error::{GetError, Phase};
 use crate::patience::{End, Patience};
-use crate::resource::attempt::Attempt;
+use crate::resource::attempt::{Attempt, random};
 use crate::resource::shared::{Begun, Caller, Failure, Grant, Left, Missed, Queued, Shared, Wants};
 use crate::runtime;
 use crate::stats::Event;
@@ -29,6 +29,10 @@ pub(super) struct Slow<'a, C> {
     attempt: Option<(Attempt, Option<Handle>)>,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
+    /// Out of the line until then, after dials that its own haste failed.
+    rests_until: Option<Instant>,
+    /// How many those were.
+    hasty_failures: u32,
     /// When its wait ends, while it has no timer. `NEVER`: it does not, or has one.
     pub(super) wait_ends: Tick,
     pub(super) patience: Patience<'a>,
@@ -215,6 +219,12 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 }
                 Poll::Ready(Grant::Failed(failure)) => {
                     slow.place = None;
+                    let (wants, immediate) = (slow.caller.wants, slow.caller.immediate);
+                    let tries_again = wants.patient && !immediate;
+                    if tries_again && let Failure::Timeout { hasty: true } = failure {
+                        self.rest_from_haste();
+                        continue;
+                    }
                     if let Failure::Closed = failure {
                         slow.attempt = None; // nobody is to have what it makes
                     }
@@ -234,16 +244,31 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 let wait_ends = std::mem::replace(&mut slow.wait_ends, Tick::NEVER);
                 slow.wait_deadline = clock::deadline(wait_ends.since(clock::now()));
             }
-            slow.patience.until(match (&slow.attempt, slow.wait_deadline, slow.deadline) {
-                (None, Some(wait), Some(whole)) => Some(wait.min(whole)),
-                (None, Some(wait), None) => Some(wait),
-                (_, _, whole) => whole,
-            });
+            let wait = slow.wait_deadline.filter(|_| slow.attempt.is_none());
+            slow.patience.until([wait, slow.deadline, slow.rests_until].into_iter().flatten().min());
             let end = std::task::ready!(slow.patience.poll(cx));
+            let is_over = [wait, slow.deadline].into_iter().flatten().any(|end| end <= clock::instant());
+            if end.timed_out() && !is_over && slow.rests_until.take().is_some() {
+                match self.line_up_again(None, None) {
+                    None => continue,
+                    Some(done) => return self.end(done),
+                }
+            }
             if let Some(error) = self.give_up(Some(end)) {
                 return Poll::Ready(Err(error));
             }
         }
+    }
+
+    /// Out of the line, to get in again after a pause: it would fail its next dial as soon as it has one.
+    #[cold]
+    fn rest_from_haste(&mut self) {
+        let failures = self.slow().hasty_failures;
+        let pause =
+            self.resource.shared().setting(|settings| settings.dialing.pause_after_haste(failures, random()));
+        let slow = self.slow();
+        slow.hasty_failures = failures.saturating_add(1);
+        slow.rests_until = clock::deadline(pause);
     }
 
     /// Out of the line, to get in again as one of another runtime: the task that polls it has entered that. Returns where it
@@ -352,15 +377,16 @@ impl<'a, C> Get<'a, C> {
     /// Whatever was granted goes to the next.
     fn leave_line(&mut self) -> Option<Outcome> {
         let shared = self.resource.shared();
-        let (caller, place, attempt) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+        let (caller, place, attempt, rests) = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => return None,
-            Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None),
-            Stage::Slow(slow) => (slow.caller, slow.place, slow.attempt),
+            Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None, false),
+            Stage::Slow(slow) => (slow.caller, slow.place, slow.attempt, slow.rests_until.is_some()),
         };
+        let dials = attempt.is_some() || rests;
         let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
         let Left { granted, phase, keep_dial } = shared.leave(place, &caller, runtime);
         let phase = match granted {
-            _ if attempt.is_some() => Phase::Dialing,
+            _ if dials => Phase::Dialing,
             // At the last moment, and of no use any more.
             Some(Grant::Slot(_) | Grant::Conn(_)) => Phase::WaitingForSlot,
             _ => phase,
@@ -398,6 +424,8 @@ impl<C> Slow<'_, C> {
             attempt: None,
             deadline: None,
             wait_deadline: None,
+            rests_until: None,
+            hasty_failures: 0,
             wait_ends: Tick::NEVER,
             patience: Patience::default(),
         }

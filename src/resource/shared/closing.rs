@@ -3,7 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Waker;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -11,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::callers::Detached;
 use super::{Aside, Failure, Locked, Shared};
 use crate::conn::Entry;
-use crate::resource::attempt::Attempt;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
+use crate::sync::wake_all;
 
 impl<C> Shared<C> {
     /// Closes what is idle now, and what is in use when it is put.
@@ -45,7 +44,7 @@ impl<C> Shared<C> {
         drop(state);
         self.ledger().settle(books);
         dials.iter().for_each(Detached::call_off);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         for entry in idle {
             entry.discard(Event::Retired);
         }
@@ -127,13 +126,13 @@ impl<C> Shared<C> {
         }
         state.publish();
         self.sync(&mut books, &state);
-        let rests = state.idle.len() > 0;
-        state.tended |= rests;
+        // What the keeper looks at anyway it need not be told of again.
+        let untended = state.idle.len() > 0 && !std::mem::replace(&mut state.tended, true);
         // The next put looks at all of them.
         (state.warm, state.calm, state.crowded) = (false, false, true);
         drop(state);
         self.ledger().settle(books);
-        if rests {
+        if untended {
             Self::take_in(self);
         }
         for entry in surplus {
@@ -142,7 +141,10 @@ impl<C> Shared<C> {
     }
 
     /// Has a dial go on by itself, until it ends or nobody can want it any more.
-    pub(crate) fn detach(&self, dial: Attempt, runtime: &Handle) {
+    pub(crate) fn detach<F>(&self, dial: F, runtime: &Handle)
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
         let wanted = Arc::new(CancellationToken::new());
         let mut state = self.lock();
         if state.closed {

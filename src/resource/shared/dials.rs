@@ -15,6 +15,7 @@ use crate::dial::SharedLease;
 use crate::error::DialError;
 use crate::resource::attempt::{Attempt, Job, Terms};
 use crate::stats::Event;
+use crate::sync::wake_all;
 
 /// A slot that is a dial's from now on, and its terms.
 pub(crate) struct Begun {
@@ -72,8 +73,9 @@ impl<C> Shared<C> {
 }
 
 impl<C: Send + 'static> Shared<C> {
-    /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back.
-    pub(crate) fn dialled(self: &Arc<Self>, initiator: Option<Place>, mut entry: Box<Entry<C>>) {
+    /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back. Returns whether there
+    /// was one.
+    pub(crate) fn dialled(self: &Arc<Self>, initiator: Option<Place>, mut entry: Box<Entry<C>>) -> bool {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
         let mut state = self.lock();
@@ -90,16 +92,14 @@ impl<C: Send + 'static> Shared<C> {
         let spent = if is_over { None } else { self.calm_down(&mut books, &mut state) };
         drop(state);
         self.ledger().settle(books);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if let Some(stranded) = stranded {
-            stranded.into_iter().for_each(Waker::wake);
-        }
+        wake_all(waker);
+        wake_all(stranded.into_iter().flatten());
         drop((former, spent)); // an error is the dialer's: not under a lock (I3)
+        let served = left.is_none();
         if let Some(entry) = left {
             Self::rest(entry, true);
         }
+        served
     }
 
     fn dialled_for_several(
@@ -157,9 +157,6 @@ impl<C: Send + 'static> Shared<C> {
         };
         rare.note_move();
         let for_stock = initiator.is_none();
-        if for_stock {
-            rare.stock.failed(limits, true, clock::now(), random);
-        }
         // One for the stock has callers pause only if it probed: while all is well, they dial for themselves.
         let probed = !rare.pace.is_well();
         if !hasty && (probed || !for_stock) {
@@ -167,10 +164,13 @@ impl<C: Send + 'static> Shared<C> {
         }
         let dials = self.dials(&books);
         let own = initiator.and_then(|place| Some((place, rare.dialing.remove(place)?)));
-        let concerns = own.is_some() || !hasty;
+        let is_own = own.is_some();
+        let concerns = is_own || !hasty;
         let mut waiter = own.or_else(|| rare.take_stranded(dials));
         let mut wakers = Vec::new();
-        if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !concerns || !tells(waiter)) {
+        // Whose own haste it was is told, and pauses by itself.
+        let is_told = |waiter: &Waiter<C>| concerns && (tells(waiter) || is_own && hasty);
+        if let Some((place, waiter)) = waiter.take_if(|(_, waiter)| !is_told(waiter)) {
             wakers.extend(rare.requeue(place, waiter));
         } else if waiter.is_none() && concerns {
             waiter = rare.queued.remove_first(tells);
@@ -189,7 +189,7 @@ impl<C: Send + 'static> Shared<C> {
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         drop((former, lease));
         if pauses {
             tracing::debug!(address = %self.address, "dials failed: the address pauses");
@@ -227,7 +227,7 @@ impl<C: Send + 'static> Shared<C> {
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         drop(former);
     }
 }

@@ -1,13 +1,13 @@
 //! Callers who queue for long: more dials for them if those under way take their time, and a probe after a pause. Both
 //! are asked for from outside, by tasks of the callers' runtimes.
 
-use std::task::Waker;
 use std::time::Duration;
 
 use tokio::runtime;
 
 use super::{Shared, Waiter};
 use crate::clock::{self, Tick};
+use crate::sync::wake_all;
 
 impl<C> Shared<C> {
     /// When to probe the address for those who queue here, if it pauses and nobody of this runtime has been told to yet.
@@ -44,7 +44,7 @@ impl<C> Shared<C> {
             let theirs = rare.queued.iter().filter(|(_, waiter)| waiter.wants.runtime == Some(runtime));
             theirs.filter_map(|(_, waiter)| waiter.caller.cell.take_waker()).collect()
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// Some time has passed: if no dial has ended in `span`, twice as many may be under way, where callers queue for want
@@ -72,7 +72,7 @@ impl<C> Shared<C> {
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         true
     }
 

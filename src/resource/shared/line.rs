@@ -1,7 +1,6 @@
 //! Callers in line at one address: who gets in, with or without a slot, and who leaves.
 
 use std::sync::Arc;
-use std::task::Waker;
 
 use tokio::runtime;
 
@@ -14,7 +13,7 @@ use crate::budget::slot::{Kind, Slot};
 use crate::clock::{self, Tick};
 use crate::error::{DialError, Phase};
 use crate::stats::Event;
-use crate::sync::{MutexGuard, Ordering};
+use crate::sync::{MutexGuard, Ordering, wake_all};
 
 /// What a caller found when it got in line.
 pub(crate) enum Queued {
@@ -183,7 +182,7 @@ impl<C: Send + 'static> Shared<C> {
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
-        stranded.into_iter().flatten().for_each(Waker::wake);
+        wake_all(stranded.into_iter().flatten());
         Queued::At(place, None)
     }
 

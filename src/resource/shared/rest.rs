@@ -8,6 +8,7 @@ use super::{Locked, Shared, State};
 use crate::budget::books::Books;
 use crate::conn::Entry;
 use crate::stats::Event;
+use crate::sync::wake_all;
 
 /// What becomes of a connection that is given back.
 enum Fate<C> {
@@ -59,7 +60,7 @@ impl<C> Shared<C> {
         match Self::hand_over_here(&mut state, entry) {
             Ok(waker) => {
                 drop(state);
-                waker.into_iter().for_each(Waker::wake);
+                wake_all(waker);
             }
             Err(entry) => {
                 drop(state);
@@ -125,9 +126,7 @@ impl<C> Shared<C> {
         if untended {
             Self::take_in(&this);
         }
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake_all(waker);
         if let Some((entry, event)) = closing {
             entry.discard(event);
         }

@@ -12,7 +12,7 @@ use crate::resource::pace::Health;
 
 /// What is to be done for the stock of an address.
 pub(crate) enum Lack {
-    /// Nothing, or nothing that can be.
+    /// Nothing, or nothing that can be done.
     Nothing,
     /// A dial, with this slot.
     Dial(Slot),
@@ -28,7 +28,7 @@ impl<C> Shared<C> {
     }
 
     /// One that had served nobody was ended by its peer. If it was young, so will the next be, as far as anybody can tell.
-    pub(crate) fn stock_failed(&self, age: Duration) {
+    pub(crate) fn stock_ended(&self, age: Duration) {
         let mut state = self.lock();
         if state.settings.min_idle == 0 || state.closed {
             return;
@@ -40,9 +40,16 @@ impl<C> Shared<C> {
         rare.stock.failed(limits, false, clock::now(), random());
     }
 
-    /// Whether what is dialled for the stock pauses.
-    pub(crate) fn stock_pauses(&self) -> bool {
-        self.lock().several().is_some_and(|rare| rare.stock.pause_end().is_some())
+    /// A dial for the stock neither added to it nor served anybody. Returns whether it is to be tried again: after a pause,
+    /// if there are any.
+    pub(crate) fn stock_failed(&self) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        let (rare, limits) = state.ensure_rare_and_limits();
+        rare.stock.failed(limits, true, clock::now(), random());
+        rare.stock.pause_end().is_some()
     }
 }
 

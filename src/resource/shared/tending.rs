@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{Shared, State};
+use crate::budget::ledger::Partition;
 use crate::clock::Tick;
 use crate::conn::Entry;
 use crate::dial::Fitness;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
 use crate::sync::Ordering;
-use crate::upkeep::{self, Bell, Findings, Keeper, Tended};
+use crate::upkeep::{self, Bell, Findings, Tended};
 
 /// How many are looked at before the rest are at hand again.
 const BATCH: usize = 64;
@@ -207,7 +208,7 @@ impl<C: Send + 'static> Tended for Shared<C> {
         &self.bell
     }
 
-    fn keeper(&self) -> &Keeper {
-        &self.ledger().keeper
+    fn partition(&self) -> Arc<Partition> {
+        Arc::clone(Shared::partition(self))
     }
 }
