@@ -322,9 +322,10 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     /// [`schedule_close`](ConnResource::schedule_close); with free slots only. They do not end by
     /// [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
     ///
-    /// After a dial for the stock that fails, and after the third connection of it in a row that its peer ends before it has
-    /// served, the next is dialled after a pause, as long as those of [`backoff`](Self::backoff). Callers do not pause
-    /// with it: they dial for themselves.
+    /// Where there was no free slot, and after evictions, it is tried again as often as the longest pause of
+    /// [`backoff`](Self::backoff). After a dial for the stock that fails, and after the third connection of it in a row that
+    /// its peer ends before it has served, the next is dialled after such a pause, the first of which is short. Callers do
+    /// not pause with it: they dial for themselves.
     pub fn min_idle(mut self, conns: usize) -> Self {
         self.settings.min_idle = conns;
         self

@@ -195,17 +195,20 @@ pub struct BudgetCounts {
     pub held: usize,
     /// Callers waiting for a slot.
     pub waiting: usize,
+    /// Slots that nobody had, and that were kept for children ([`child_with`](crate::Budget::child_with)).
+    pub kept: usize,
 }
 
 impl std::fmt::Display for BudgetCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { effective_limit, in_use, idle, dialing, closing, held, waiting, .. } = self;
+        let Self { effective_limit, in_use, idle, dialing, closing, held, waiting, kept, .. } = self;
         let slots = Number(*effective_limit, "slot");
         write!(
             f,
             "{slots}: {in_use} in use, {idle} idle, {dialing} dialing, {closing} closing, \
              {held} held; {waiting} waiting"
-        )
+        )?;
+        if *kept > 0 { write!(f, "; {kept} kept for children") } else { Ok(()) }
     }
 }
 

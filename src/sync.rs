@@ -8,9 +8,11 @@ use std::task::Waker;
 /// Wakes them all, whoever's they are: one that panics keeps none of the others from it. Not under a lock.
 #[inline]
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
-    for waker in wakers {
-        let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-    }
+    wakers.into_iter().for_each(wake);
+}
+
+fn wake(waker: Waker) {
+    let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 #[cfg(not(fdpool_loom))]

@@ -348,9 +348,12 @@ async fn what_is_kept_for_others_cannot_be_had_and_that_is_said() {
     assert!(matches!(budget.acquire_many(8).await, Err(AcquireError::Exhausted { .. })));
     drop(budget.acquire_many(5).await.unwrap());
     drop(child.acquire_many(8).await.unwrap());
-    assert!(budget.explain().to_string().contains("5 slots are kept for children"), "{}", budget.explain());
+    assert!(budget.explain().to_string().contains("5 kept for children"), "{}", budget.explain());
     drop(child);
     drop(budget.acquire_many(10).await.unwrap());
+    let _all = budget.child_with(10, 10);
+    let error = fakes("a", &budget, &Arc::default()).get().await.unwrap_err();
+    assert!(error.to_string().contains("10 kept for children"), "{error}");
 }
 
 #[tokio::test]

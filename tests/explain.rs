@@ -66,7 +66,7 @@ async fn one_is_not_several() {
     assert!(poll(&mut waiting.0).is_pending() && poll(&mut waiting.1).is_pending());
     let text = [budget.explain().to_string(), child.explain().to_string()].concat();
     for part in [
-        "1 slot is kept for children",
+        "; 1 kept for children",
         "1 caller of acquire() waits, for 0ms",
         "peer:1: 0 in use, 0 idle, 0 dialing, 0 closing; 1 waits, for 0ms",
         "1 slot is out of reach",

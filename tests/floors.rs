@@ -91,7 +91,7 @@ async fn floors_beyond_the_budget_are_kept_evenly() {
     let more = drain(&one);
     assert_eq!((more.len(), drain(&other).len()), (1, 2));
     assert!(budget.try_acquire().is_none());
-    assert!(budget.explain().to_string().contains("2 slots are kept for children"), "{}", budget.explain());
+    assert!(budget.explain().to_string().contains("2 kept for children"), "{}", budget.explain());
     drop((slot, more));
     drop(ready(&mut other.acquire_many(2)).unwrap());
 }

@@ -755,3 +755,24 @@ async fn who_waits_until_its_address_is_ready_and_is_hasty_pauses_by_itself() {
         assert_at_rest(&budget, 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_is_filled_when_others_have_left_slots_for_it() {
+    let (budget, script) = (Budget::new(4), Arc::default());
+    let held = budget.acquire_many(3).await.unwrap();
+    let resource = fakes_with("a", &budget, &script).min_idle(3).build();
+    settle().await;
+    assert_eq!(resource.stats().idle, 1);
+    let last = budget.acquire().await.unwrap();
+    assert_eq!((resource.stats().idle, resource.stats().evicted), (0, 1));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(script.begun(), 1, "nothing is free");
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert!(tasks <= 1, "{tasks} look for a slot");
+    drop((held, last));
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(resource.stats().idle, 3);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(script.begun(), 4);
+    assert_at_rest(&budget, 3);
+}

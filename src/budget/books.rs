@@ -575,6 +575,7 @@ impl Books {
             closing: account.counts.get(Kind::Closing),
             held: account.counts.get(Kind::Held),
             waiting: self.waiting(id),
+            kept: self.kept(id),
         }
     }
 

@@ -78,8 +78,6 @@ pub struct Explain {
     stalled_for: Option<Duration>,
     closed: bool,
     missing: Missing,
-    /// For children with a floor.
-    kept: usize,
 }
 
 /// Slots of the limit that cannot be had, by cause. None of a closed budget's, which says so.
@@ -248,7 +246,7 @@ impl Explain {
             let Some(task) = task else { continue };
             waits.entry(task).and_modify(|latest| *latest = since.max(*latest)).or_insert(since);
         }
-        let (counts, closed, kept) = (books.counts(account), books.is_closed(account), books.kept(account));
+        let (counts, closed) = (books.counts(account), books.is_closed(account));
         let missing = Missing::of(&books, account);
         drop(books);
         addresses.sort_by_key(|line| std::cmp::Reverse((line.longest_wait, line.slots())));
@@ -266,7 +264,6 @@ impl Explain {
             stalled_for,
             closed,
             missing,
-            kept,
         }
     }
 
@@ -313,10 +310,6 @@ impl fmt::Display for Explain {
             let (lost, are) = (Number(process, "slot"), form(process, "is", "are"));
             let of_all = if above > 0 { " of all" } else { "" };
             writeln!(f, "  {lost}{of_all} {are} out of use: the rest of the process has the descriptors")?;
-        }
-        if self.kept > 0 {
-            let (kept, are) = (Number(self.kept, "slot"), form(self.kept, "is", "are"));
-            writeln!(f, "  {kept} {are} kept for children")?;
         }
         if let Some(stalled) = self.stalled_for.filter(|_| self.is_deadlocked()) {
             writeln!(

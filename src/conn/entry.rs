@@ -12,7 +12,7 @@ use crate::clock;
 use crate::resource::freelist::{Record, Resting};
 use crate::resource::shared::Shared;
 use crate::stats::Event;
-use crate::upkeep::Alarm;
+use crate::upkeep::{self, Alarm};
 
 /// A connection and what is known of it, whoever owns it: a [`Conn`](super::Conn), a freelist, a grant, an eviction.
 ///
@@ -258,5 +258,6 @@ impl<C: Send + 'static> Victim for Entry<C> {
     fn close(mut self: Box<Self>) {
         self.shared.partition().count(Event::Evicted, 1);
         drop(self.end_counted(Event::Evicted));
+        upkeep::restock(&self.shared);
     }
 }

@@ -11,7 +11,7 @@ use crate::resource::attempt::Ended;
 use crate::resource::shared::{Lack, Shared};
 
 /// Dials until as many connections rest as are to be kept in stock: one after the other, with free slots only. Where dials
-/// fail, or their connections end before they have served, with pauses; where nothing can be done, not until the next call.
+/// fail, or their connections end before they have served, or there is no slot, with pauses.
 #[inline]
 pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     if shared.setting(|settings| settings.min_idle) > 0 {

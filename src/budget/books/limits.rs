@@ -152,7 +152,9 @@ impl Books {
             change(&mut account.counts);
             self.over = account.recheck(self.over);
             next = account.parent;
-            self.pass_to_parent(id);
+            if let Some(parent) = next {
+                self.pass_to(parent, id);
+            }
         }
     }
 

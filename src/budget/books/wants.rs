@@ -70,24 +70,23 @@ impl Books {
     /// Tells the accounts above what of it concerns them, after a change of what is wanted or to be had, or of whose turn
     /// it is.
     pub(super) fn pass_on(&mut self, id: AccountId) {
-        let mut next = Some(id);
-        while let Some(id) = next {
-            next = self.pass_to_parent(id);
+        let mut below = id;
+        while let Some(parent) = self.accounts[below].parent
+            && self.pass_to(parent, below)
+        {
+            below = parent;
         }
     }
 
-    /// Returns the parent, if that is another amount than before.
-    pub(super) fn pass_to_parent(&mut self, id: AccountId) -> Option<AccountId> {
-        let parent = self.accounts[id].parent?;
+    /// Returns whether that is something else than before.
+    #[cold]
+    pub(super) fn pass_to(&mut self, parent: AccountId, id: AccountId) -> bool {
         let passed = self.passable(id);
         let before = std::mem::replace(&mut self.accounts[id].passed, passed);
         self.note_pinched(id);
         self.keep_turn(parent, id, before.is_anything());
-        if before == passed {
-            return None;
-        }
         self.accounts[parent].wants.change(before.wants, passed.wants);
-        Some(parent)
+        before != passed
     }
 
     fn passable(&self, id: AccountId) -> Passed {
@@ -153,6 +152,7 @@ impl Books {
         barred && (account.warm > 0 || self.registered > 0 || in_vain())
     }
 
+    #[cold]
     fn note_pinched(&mut self, id: AccountId) {
         if self.is_pinched(id) {
             self.pinched.insert(id);
@@ -174,7 +174,9 @@ impl Books {
             let account = &mut self.accounts[id];
             account.warm = account.warm - before + after;
             next = account.parent;
-            self.note_pinched(id);
+            if next.is_some() {
+                self.note_pinched(id);
+            }
         }
     }
 

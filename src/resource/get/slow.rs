@@ -29,13 +29,17 @@ pub(super) struct Slow<'a, C> {
     attempt: Option<(Attempt, Option<Handle>)>,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
-    /// Out of the line until then, after dials that its own haste failed.
-    rests_until: Option<Instant>,
-    /// How many those were.
-    hasty_failures: u32,
+    /// What came of its own haste.
+    haste: Option<Box<Haste>>,
     /// When its wait ends, while it has no timer. `NEVER`: it does not, or has one.
     pub(super) wait_ends: Tick,
     pub(super) patience: Patience<'a>,
+}
+
+/// Dials that a timeout of its own has failed: after those it is out of the line for a while.
+struct Haste {
+    failures: u32,
+    rests_until: Option<Instant>,
 }
 
 /// Where a caller ended up that wanted to get in line.
@@ -244,11 +248,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 let wait_ends = std::mem::replace(&mut slow.wait_ends, Tick::NEVER);
                 slow.wait_deadline = clock::deadline(wait_ends.since(clock::now()));
             }
-            let wait = slow.wait_deadline.filter(|_| slow.attempt.is_none());
-            slow.patience.until([wait, slow.deadline, slow.rests_until].into_iter().flatten().min());
+            let patient_until = match (&slow.attempt, slow.wait_deadline, slow.deadline) {
+                (None, Some(wait), Some(whole)) => Some(wait.min(whole)),
+                (None, Some(wait), None) => Some(wait),
+                (_, _, whole) => whole,
+            };
+            let rests_until = slow.rests_until().filter(|rest| patient_until.is_none_or(|end| *rest < end));
+            slow.patience.until(rests_until.or(patient_until));
             let end = std::task::ready!(slow.patience.poll(cx));
-            let is_over = [wait, slow.deadline].into_iter().flatten().any(|end| end <= clock::instant());
-            if end.timed_out() && !is_over && slow.rests_until.take().is_some() {
+            if end.timed_out() && rests_until.is_some() {
+                slow.haste.as_mut().expect("BUG: it rests").rests_until = None;
                 match self.line_up_again(None, None) {
                     None => continue,
                     Some(done) => return self.end(done),
@@ -263,12 +272,11 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     /// Out of the line, to get in again after a pause: it would fail its next dial as soon as it has one.
     #[cold]
     fn rest_from_haste(&mut self) {
-        let failures = self.slow().hasty_failures;
-        let pause =
-            self.resource.shared().setting(|settings| settings.dialing.pause_after_haste(failures, random()));
-        let slow = self.slow();
-        slow.hasty_failures = failures.saturating_add(1);
-        slow.rests_until = clock::deadline(pause);
+        let before = self.slow().haste.as_ref().map_or(0, |haste| haste.failures);
+        let shared = self.resource.shared();
+        let pause = shared.setting(|settings| settings.dialing.pause_after_haste(before, random()));
+        let (failures, rests_until) = (before.saturating_add(1), clock::deadline(pause));
+        self.slow().haste = Some(Box::new(Haste { failures, rests_until }));
     }
 
     /// Out of the line, to get in again as one of another runtime: the task that polls it has entered that. Returns where it
@@ -380,7 +388,10 @@ impl<'a, C> Get<'a, C> {
         let (caller, place, attempt, rests) = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => return None,
             Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None, false),
-            Stage::Slow(slow) => (slow.caller, slow.place, slow.attempt, slow.rests_until.is_some()),
+            Stage::Slow(slow) => {
+                let rests = slow.rests_until().is_some();
+                (slow.caller, slow.place, slow.attempt, rests)
+            }
         };
         let dials = attempt.is_some() || rests;
         let runtime = attempt.as_ref().and_then(|(_, runtime)| runtime.as_ref()).map(Handle::id);
@@ -417,6 +428,10 @@ fn go_on<C>(shared: &Shared<C>, (attempt, runtime): (Attempt, Option<Handle>)) {
 }
 
 impl<C> Slow<'_, C> {
+    fn rests_until(&self) -> Option<Instant> {
+        self.haste.as_ref()?.rests_until
+    }
+
     pub(super) fn new(caller: Arc<Caller<C>>) -> Self {
         Self {
             caller,
@@ -424,8 +439,7 @@ impl<C> Slow<'_, C> {
             attempt: None,
             deadline: None,
             wait_deadline: None,
-            rests_until: None,
-            hasty_failures: 0,
+            haste: None,
             wait_ends: Tick::NEVER,
             patience: Patience::default(),
         }

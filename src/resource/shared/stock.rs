@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Locked, Shared};
+use super::{Locked, Shared, State};
 use crate::budget::books::{Books, Bounds};
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
@@ -16,7 +16,7 @@ pub(crate) enum Lack {
     Nothing,
     /// A dial, with this slot.
     Dial(Slot),
-    /// To look again after the pause that failures are followed by. Nobody else does.
+    /// To look again then: after the pause that failures are followed by, or when there may be a slot. Nobody else does.
     Pause(Tick),
 }
 
@@ -53,6 +53,19 @@ impl<C> Shared<C> {
     }
 }
 
+impl<C> State<C> {
+    /// When somebody is to look whether there is a slot for the stock, if nobody is about to.
+    fn look_for_slot_later(&mut self, now: Tick) -> Option<Tick> {
+        let (rare, limits) = self.ensure_rare_and_limits();
+        if limits.longest.is_zero() || rare.stocked_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        let at = now.after(limits.longest);
+        rare.stocked_at = Some(at);
+        Some(at)
+    }
+}
+
 impl<C: Send + 'static> Shared<C> {
     /// Whether a connection lacks that nobody waits for. It is dialled with a slot that is free, and that nobody else wants.
     pub(crate) fn lack(self: &Arc<Self>) -> Lack {
@@ -73,9 +86,14 @@ impl<C: Send + 'static> Shared<C> {
         let bounds = state.bounds();
         let slot = self.spare_slot(&mut books, bounds);
         self.sync(&mut books, &state); // its pause may be over
+        let lack = match slot {
+            Some(slot) => Lack::Dial(slot),
+            None if books.is_closed(self.partition().account) => Lack::Nothing,
+            None => state.look_for_slot_later(now).map_or(Lack::Nothing, Lack::Pause),
+        };
         drop(state);
         self.ledger().settle(books);
-        slot.map_or(Lack::Nothing, Lack::Dial)
+        lack
     }
 
     fn spare_slot(self: &Arc<Self>, books: &mut Books, bounds: Bounds) -> Option<Slot> {
