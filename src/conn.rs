@@ -114,7 +114,7 @@ impl<C> Conn<C> {
     pub fn put(mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         match entry.end_use() {
-            None => Shared::rest(entry, true),
+            None => _ = Shared::rest(entry, true),
             Some(event) => entry.discard(event),
         }
     }

@@ -24,7 +24,7 @@ use crate::sync::Ordering;
 
 pub(crate) use deadlines::{Deadline, Deadlines};
 pub(crate) use keeper::{Alarm, Bell, Findings, Keeper, Tended};
-pub(crate) use stock::restock;
+pub(crate) use stock::{restock, restock_after_use};
 
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.
 const STALE_AFTER_MS: u32 = 500;

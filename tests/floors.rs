@@ -265,6 +265,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What else may happen to a budget and its children.
+#[derive(Clone, Debug)]
+enum Change {
+    Open { below: usize, floor: usize, most: usize },
+    Shut,
+    Register(usize),
+    Unregister,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (0usize..7, 0usize..3, 1usize..4).prop_map(|(below, floor, most)| Change::Open {
+            below,
+            floor,
+            most
+        }),
+        Just(Change::Shut),
+        (0usize..7).prop_map(Change::Register),
+        Just(Change::Unregister),
+    ]
+}
+
 /// Takes what was granted out of those asked for.
 fn receive(asked: &mut Vec<Asked<'_>>, held: &mut Vec<(usize, Slot)>) -> usize {
     let before = held.len();
@@ -415,14 +437,63 @@ proptest! {
                 prop_assert!(full.is_some_and(|of| stats[of].idle == 0), "{from} waits: {stats:?}");
             }
         }
-        for budget in &budgets {
-            budget.set_limit(6);
-        }
+        // Whoever can be served is, once what is held comes back; the others are refused, but for those who may hope for more.
+        gets.retain(|(from, _)| path(*from).all(|of| budgets[of].limit() > 0));
         while !(gets.is_empty() && asked.is_empty()) {
             let waiting = gets.len() + asked.len();
             (used, held) = Default::default();
             receive(&mut asked, &mut held);
             gets.retain_mut(|(_, get)| poll(get).map(|conn| used.extend(conn.ok())).is_pending());
+            prop_assert!(gets.len() + asked.len() < waiting, "they wait for nothing:\n{}", budgets[0].explain());
+        }
+    }
+
+    /// Children with floors that come and go, at any depth: whoever can be served is in the end, or is refused.
+    #[test]
+    fn whatever_comes_and_goes_nobody_waits_for_ever(
+        floors in prop::collection::vec(0usize..3, 6),
+        steps in prop::collection::vec(prop_oneof![3 => step().prop_map(Ok), 1 => change().prop_map(Err)], 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let _time = runtime.enter();
+        let (script, participant) = (Arc::default(), Arc::new(Empty));
+        let mut budgets = vec![Budget::new(6)];
+        let below = [(0, 4), (1, 2), (1, 3), (0, 3), (4, 2), (2, 2)];
+        for ((parent, at_most), floor) in below.into_iter().zip(&floors) {
+            budgets.push(budgets[parent].child_with(*floor, at_most));
+        }
+        let peers: Vec<_> =
+            budgets.iter().map(|budget| fakes_with("a", budget, &script).wait_timeout(None).build()).collect();
+        let (mut gets, mut asked) = (Vec::<Get<'_, Fake>>::new(), Vec::<Asked<'_>>::new());
+        let (mut used, mut held) = (Vec::<Conn<Fake>>::new(), Vec::<(usize, Slot)>::new());
+        let (mut children, mut registrations) = (Vec::new(), Vec::new());
+        for step in steps {
+            match step {
+                Ok(Step::Ask { from, weight: 1 }) => gets.push(peers[from].get()),
+                Ok(Step::Ask { from, weight }) => {
+                    asked.push(Asked { from, weight, acquire: budgets[from].acquire_many(weight) });
+                }
+                Ok(Step::GiveBack(at)) if at % 2 == 0 && !used.is_empty() => used.swap_remove(at % used.len()).put(),
+                Ok(Step::GiveBack(at)) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
+                Ok(Step::GiveUp(at)) if !asked.is_empty() => drop(asked.remove(at % asked.len())),
+                Ok(Step::GiveBack(_) | Step::GiveUp(_)) => {}
+                Ok(Step::SetLimit { of, limit }) => budgets[of].set_limit(limit),
+                Err(Change::Open { below, floor, most }) => children.push(budgets[below].child_with(floor, most)),
+                Err(Change::Shut) => drop(children.pop()),
+                Err(Change::Register(of)) => registrations.push(budgets[of].register(&participant)),
+                Err(Change::Unregister) => drop(registrations.pop()),
+            }
+            receive(&mut asked, &mut held);
+            gets.retain_mut(|get| poll(get).map(|conn| used.extend(conn.ok())).is_pending());
+        }
+        // What is kept for children is kept from the others.
+        children.clear();
+        budgets.iter().for_each(|budget| budget.set_limit(6));
+        while !(gets.is_empty() && asked.is_empty()) {
+            let waiting = gets.len() + asked.len();
+            (used, held) = Default::default();
+            receive(&mut asked, &mut held);
+            gets.retain_mut(|get| poll(get).map(|conn| used.extend(conn.ok())).is_pending());
             prop_assert!(gets.len() + asked.len() < waiting, "they wait for nothing:\n{}", budgets[0].explain());
         }
     }
@@ -669,4 +740,86 @@ async fn a_limit_that_shrinks_takes_what_is_within_a_floor_last() {
         budget.set_limit(1);
         assert_eq!(budget.stats().idle, 1);
     }
+}
+
+/// Floors below a child whose first in turn is held up there are kept all the same.
+#[tokio::test]
+async fn a_floor_is_had_whoever_is_held_up_before_it() {
+    let budget = Budget::new(10);
+    let middle = budget.child(4);
+    let child = middle.child(4);
+    let floored = child.child_with(1, 1);
+    let held = ready(&mut child.acquire_many(2)).unwrap();
+    let mut large = child.acquire_many(3);
+    assert!(poll(&mut large).is_pending());
+    drop((ready(&mut floored.acquire()).unwrap(), ready(&mut middle.acquire()).unwrap()));
+    drop((floored, held));
+    drop(ready(&mut large).unwrap());
+}
+
+#[tokio::test]
+async fn a_request_that_a_limit_between_makes_hopeless_holds_up_nobody() {
+    let budget = Budget::new(10);
+    let middle = budget.child(4);
+    let child = middle.child(4);
+    let held = ready(&mut middle.acquire_many(2)).unwrap();
+    let mut large = child.acquire_many(3);
+    assert!(poll(&mut large).is_pending());
+    middle.set_limit(2);
+    assert!(matches!(ready(&mut large), Err(AcquireError::Exhausted { .. })));
+    drop(held);
+    drop(ready(&mut middle.acquire()).unwrap());
+}
+
+/// A floor that comes or goes below who is held up.
+#[tokio::test]
+async fn what_is_held_up_is_so_whatever_floors_come_and_go() {
+    let budget = Budget::new(10);
+    let middle = budget.child(4);
+    let before = middle.child_with(1, 2);
+    let held = ready(&mut middle.acquire_many(2)).unwrap();
+    let mut large = middle.acquire_many(3);
+    assert!(poll(&mut large).is_pending());
+    drop(before);
+    drop(middle.child_with(1, 2));
+    drop(budget.acquire_many(8).await.unwrap());
+    drop(held);
+    drop(ready(&mut large).unwrap());
+}
+
+#[tokio::test]
+async fn nothing_is_closed_for_who_lacks_only_what_its_child_keeps() {
+    let (budget, script) = (Budget::new(2), Arc::default());
+    let child = budget.child(2);
+    let floored = child.child_with(1, 1);
+    let held = child.try_acquire().unwrap();
+    let resource = fakes("a", &budget, &script);
+    let conn = ready(&mut resource.get()).unwrap();
+    let mut barred = child.acquire();
+    assert!(poll(&mut barred).is_pending());
+    conn.put();
+    for _ in 0..9 {
+        ready(&mut resource.get()).unwrap().put();
+    }
+    assert_eq!(script.begun(), 1);
+    drop((floored, held));
+    drop(ready(&mut barred).unwrap());
+}
+
+#[tokio::test]
+async fn a_get_overtakes_nobody_who_gathers_for_a_floor() {
+    let (budget, script) = (Budget::new(8), Arc::default());
+    let held = ready(&mut budget.acquire_many(2)).unwrap();
+    let (one, other) = (budget.child_with(4, 8), budget.child_with(4, 8));
+    budget.set_limit(7);
+    let others = ready(&mut other.acquire_many(2)).unwrap();
+    let mut large = one.acquire_many(4);
+    assert!(poll(&mut large).is_pending());
+    let resource = fakes("a", &other, &script);
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending(), "what is free is no more than is gathered");
+    drop(held);
+    drop(ready(&mut large).unwrap());
+    ready(&mut get).unwrap().close();
+    drop(others);
 }

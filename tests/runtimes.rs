@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fdpool::dial::Watch;
-use fdpool::{Budget, ConnResource};
-use support::{Moving, Peer, Script, assert_at_rest, fakes, fakes_with, poll, ready};
+use fdpool::dial::{Watch, from_fn};
+use fdpool::{Address, Budget, ConnResource, DialContext, Fitness};
+use support::{Moving, Peer, Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
@@ -443,5 +443,35 @@ fn idle_ones_are_looked_after_when_the_runtime_that_did_ends_after_another_has_c
             }
         };
         tokio::time::timeout(Duration::from_secs(10), expired).await.expect("looked after");
+    });
+}
+
+/// The runtime ends that was to wait for the end of the stock's pause.
+#[test]
+fn a_stock_is_filled_on_a_runtime_that_lives() {
+    let (ended, living) = (runtime(), runtime());
+    let (budget, down) = (Budget::new(5), Arc::new(AtomicBool::new(true)));
+    let fails = Arc::clone(&down);
+    let dial = move |_: &Address, _: &DialContext| {
+        std::future::ready(match fails.load(Ordering::SeqCst) {
+            true => Err(std::io::ErrorKind::ConnectionRefused.into()),
+            false => Ok(()),
+        })
+    };
+    let pause = Duration::from_secs(60);
+    let builder = ConnResource::builder("a", from_fn(dial, |(), _| Fitness::Fit)).budget(&budget);
+    let resource = ended.block_on(async {
+        let resource = builder.min_idle(2).backoff(pause, pause).build();
+        settle().await;
+        resource
+    });
+    assert_eq!(budget.stats().dial_failures, 1);
+    drop(ended);
+    down.store(false, Ordering::SeqCst);
+    living.block_on(async {
+        tokio::time::pause();
+        resource.get().await.unwrap().put();
+        tokio::time::sleep(2 * pause).await;
+        assert!(resource.stats().idle >= 2, "{:?}", resource.stats());
     });
 }

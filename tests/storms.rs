@@ -750,9 +750,9 @@ async fn who_waits_until_its_address_is_ready_and_is_hasty_pauses_by_itself() {
         assert!(!hasty.is_finished());
         resource.get().await.expect("another does not pause").put();
         let began = Instant::now();
-        hasty.await.unwrap().expect("what that one put serves it").put();
+        hasty.await.unwrap().expect("the dial of that one serves it").put();
         assert!(began.elapsed() <= Duration::from_secs(5));
-        assert_at_rest(&budget, 1);
+        assert_at_rest(&budget, 2);
     }
 }
 
@@ -775,4 +775,59 @@ async fn a_stock_is_filled_when_others_have_left_slots_for_it() {
     sleep(Duration::from_secs(60)).await;
     assert_eq!(script.begun(), 4);
     assert_at_rest(&budget, 3);
+}
+
+/// Dials of 10 ms.
+fn quick(budget: &Budget) -> ConnResourceBuilder<()> {
+    let dial = |_: &Address, _: &DialContext| async {
+        sleep(Duration::from_millis(10)).await;
+        Ok(())
+    };
+    ConnResource::builder("quick", from_fn(dial, |(), _| Fitness::Fit)).budget(budget)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_adds_to_the_stock_is_no_failure_whoever_takes_from_it_meanwhile() {
+    let budget = Budget::new(50);
+    let resource = quick(&budget).min_idle(2).build();
+    sleep(Duration::from_secs(1)).await;
+    for round in 0..10 {
+        let first = resource.get().await.unwrap();
+        sleep(Duration::from_millis(5)).await;
+        let second = resource.get().await.unwrap();
+        sleep(Duration::from_millis(30)).await;
+        assert_eq!(resource.stats().idle, 2, "{round}");
+        first.close();
+        second.close();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_the_stock_are_forgotten_with_a_success() {
+    let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
+    let resource = remote.resource(&budget).min_idle(1).build();
+    sleep(ROUND_TRIP * 2).await;
+    for round in 0..10 {
+        remote.down.store(true, Ordering::Relaxed);
+        resource.schedule_close();
+        sleep(ROUND_TRIP + Duration::from_millis(1)).await;
+        remote.down.store(false, Ordering::Relaxed);
+        sleep(ROUND_TRIP + Duration::from_millis(120)).await;
+        assert_eq!(resource.stats().idle, 1, "{round}: after one pause, which is a first one");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pauses_for_its_own_haste_is_told_of_a_close() {
+    let budget = Budget::new(10);
+    let remote = Arc::new(Remote::default());
+    let resource = remote.resource(&budget).build();
+    let hasty = resource.get_owned().wait_for_ready().dial_timeout(Duration::from_millis(1));
+    let hasty = tokio::spawn(hasty);
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(resource.stats().waiting, 1);
+    let began = Instant::now();
+    assert!(budget.close(Duration::from_secs(30)).await.is_clean());
+    assert!(matches!(hasty.await.unwrap(), Err(GetError::Closed { .. })));
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
 }

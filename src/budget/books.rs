@@ -67,7 +67,8 @@ pub(crate) struct Books {
     pub(crate) audit: Audit,
     /// How many slots are waited for, by whomever.
     demand: usize,
-    /// Accounts whose callers wait for room in them, where something might make some: see [`Books::is_pinched`].
+    /// Accounts that are barred, and those of them that are pinched: see [`mod@wants`].
+    barred: IndexSet<AccountId>,
     pinched: IndexSet<AccountId>,
     /// How many accounts have more slots out than they may.
     over: usize,
@@ -139,10 +140,11 @@ struct Account {
     /// Slots that it may have out now: its limit, unless that is lowered, or it is closed.
     allowed: usize,
     max_dialing: usize,
-    /// Of this account and all below it, as the next three are.
+    /// Of this account and all below it, as the next four are.
     counts: Counts,
-    /// How many addresses may have something idle.
+    /// How many addresses may have something idle, and how many participants.
     warm: usize,
+    participating: usize,
     /// Slots that come free as soon as somebody has closed what it is evicting.
     evicting: usize,
     /// Slots evicted from connections whose descriptor somebody else closes.
@@ -180,6 +182,7 @@ impl Account {
             max_dialing,
             counts: Counts::default(),
             warm: 0,
+            participating: 0,
             evicting: 0,
             lingering: 0,
             wants: Wants::default(),
@@ -241,10 +244,16 @@ impl Books {
             parent.children.push(account);
             parent.floored += usize::from(floor > 0);
         }
-        if floor > 0 {
+        self.floors_changed(parent.filter(|_| floor > 0));
+        account
+    }
+
+    /// A child of this account has a floor that it had not, or no longer has one.
+    fn floors_changed(&mut self, parent: Option<AccountId>) {
+        if let Some(parent) = parent {
+            self.pass_on(parent);
             self.note_all_pinched();
         }
-        account
     }
 
     pub(super) fn set_partition(&mut self, account: AccountId, partition: Weak<Partition>) {
@@ -255,13 +264,10 @@ impl Books {
     pub(super) fn close_account(&mut self, account: AccountId) -> bool {
         let closed = self.accounts.remove(account);
         let Some(parent) = closed.parent else { return false };
-        self.pinched.swap_remove(&account);
-        let parent = &mut self.accounts[parent];
-        parent.children.retain(|child| *child != account);
-        parent.floored -= usize::from(closed.floor > 0);
-        if closed.floor > 0 {
-            self.note_all_pinched();
-        }
+        let above = &mut self.accounts[parent];
+        above.children.retain(|child| *child != account);
+        above.floored -= usize::from(closed.floor > 0);
+        self.floors_changed(Some(parent).filter(|_| closed.floor > 0));
         closed.floor > 0
     }
 
@@ -523,18 +529,16 @@ impl Books {
 
     pub(super) fn register(&mut self, account: AccountId, participant: Weak<dyn Reclaim>) -> u64 {
         self.registered += 1;
-        if self.registered == 1 {
-            self.note_all_pinched();
-        }
+        self.idlers_changed(account, |above| above.participating += 1);
         self.accounts[account].participants.add(participant)
     }
 
     /// Returns what is to be dropped after the lock.
     pub(super) fn unregister(&mut self, account: AccountId, id: u64) -> Option<Weak<dyn Reclaim>> {
         let removed = self.accounts[account].participants.remove(id);
-        self.registered -= usize::from(removed.is_some());
-        if self.registered == 0 {
-            self.note_all_pinched();
+        if removed.is_some() {
+            self.registered -= 1;
+            self.idlers_changed(account, |above| above.participating -= 1);
         }
         removed
     }

@@ -32,10 +32,10 @@ pub(crate) type Attempt = Pin<Box<dyn Future<Output = Ended> + Send>>;
 /// What became of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// A caller has its connection.
-    Served,
-    /// Nobody here wanted its connection, and so it was put.
-    Unwanted,
+    /// A caller has its connection, or that rests.
+    OfUse,
+    /// Its connection was closed at once.
+    Closed,
     Failed,
 }
 
@@ -141,12 +141,12 @@ async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>)
             tracing::debug!(address = %shared.address, took = ?clock::now().since(began), "dialled");
             let record = birth(&terms);
             let entry = Entry::new(conn, lease, record, home, Arc::clone(shared));
-            let served = shared.dialled(initiator, entry);
+            let of_use = shared.dialled(initiator, entry);
             if let Some(home) = home {
                 shared.ledger().keeper.meet(home);
             }
             upkeep::watch(shared);
-            if served { Ended::Served } else { Ended::Unwanted }
+            if of_use { Ended::OfUse } else { Ended::Closed }
         }
         Outcome::Failed(failure) => {
             tracing::debug!(address = %shared.address, ?failure, took = ?clock::now().since(began), "dial failed");

@@ -229,7 +229,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             self.slot = None;
         }
         if stocks {
-            upkeep::restock(self.resource.shared());
+            upkeep::restock_after_use(self.resource.shared());
         }
         Poll::Ready(Ok(conn))
     }

@@ -149,14 +149,14 @@ impl Health {
         }
     }
 
-    /// See [`Pace::failed`].
-    pub(crate) fn failed(&mut self, limits: &Limits, permanent: bool, now: Tick, random: u64) {
+    /// See [`Pace::failed`]. `at_once`: pauses, if that is ever done.
+    pub(crate) fn failed(&mut self, limits: &Limits, at_once: bool, now: Tick, random: u64) {
         let failures = match *self {
             // Begun before the pause.
             Self::Pausing { .. } => return,
             Self::Well { failures } | Self::Probing { failures } => failures.saturating_add(1),
         };
-        *self = if (failures >= FREE_FAILURES || permanent) && !limits.pause.is_zero() {
+        *self = if (failures >= FREE_FAILURES || at_once) && !limits.pause.is_zero() {
             let until = now.after(limits.pause_after(failures, random));
             Self::Pausing { failures: failures.max(FREE_FAILURES), until }
         } else {

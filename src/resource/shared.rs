@@ -38,7 +38,7 @@ pub(crate) use reuse::{Found, Missed};
 
 pub(crate) use callers::{Caller, Failure, Grant, Waiter, Wants};
 pub(crate) use state::{Locked, Published, State};
-pub(crate) use stock::Lack;
+pub(crate) use stock::Restock;
 
 /// One address. Handles, connections and dials hold it; the books hold it while it has slots or waiters.
 ///

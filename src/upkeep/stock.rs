@@ -1,6 +1,6 @@
 //! Dials for the idle connections that an address is to have in stock.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 
@@ -8,7 +8,7 @@ use super::grow_back;
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::resource::attempt::Ended;
-use crate::resource::shared::{Lack, Shared};
+use crate::resource::shared::{Restock, Shared};
 
 /// Dials until as many connections rest as are to be kept in stock: one after the other, with free slots only. Where dials
 /// fail, or their connections end before they have served, or there is no slot, with pauses.
@@ -19,26 +19,30 @@ pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     }
 }
 
+/// The same for a get that took one of those that rest.
+#[cold]
+pub(crate) fn restock_after_use<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    shared.stock_serves();
+    restock(shared);
+}
+
 #[cold]
 fn see_to_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Ok(runtime) = Handle::try_current() else { return };
-    match shared.lack() {
-        Lack::Nothing => {}
-        Lack::Dial(slot) => dial_for_stock(shared, slot, &runtime),
-        Lack::Pause(end) => restock_at(shared, end, &runtime),
+    match shared.next_for_stock() {
+        Restock::Nothing => {}
+        Restock::Dial(slot) => dial_for_stock(shared, slot, &runtime),
+        Restock::Later(end) => restock_at(shared, end, &runtime),
     }
 }
 
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>, slot: Slot, runtime: &Handle) {
     grow_back(shared.partition());
     let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
-    let (stocked, before) = (Arc::downgrade(shared), shared.resting());
+    let stocked = Arc::downgrade(shared);
     let dial = async move {
-        let ended = attempt.await;
-        let Some(shared) = stocked.upgrade() else { return };
-        // Who was served would have dialled for itself.
-        let helped = ended == Ended::Served || ended == Ended::Unwanted && shared.resting() > before;
-        if helped || shared.stock_failed() {
+        let of_use = attempt.await == Ended::OfUse;
+        if let Some(shared) = stocked.upgrade().filter(|shared| shared.stock_dialled(of_use)) {
             restock(&shared);
         }
     };
@@ -47,13 +51,30 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>, slot: Slot, runtim
 
 fn restock_at<C: Send + 'static>(shared: &Arc<Shared<C>>, end: Tick, runtime: &Handle) {
     // A timer that is a moment early would find the clock a tick behind.
-    let pause = end.since(clock::now()) + clock::resolution();
-    let Some(due) = clock::deadline(pause) else { return };
-    let stocked = Arc::downgrade(shared);
+    let due = clock::deadline(end.since(clock::now()) + clock::resolution());
+    let sleeper = Sleeper { shared: Arc::downgrade(shared), end };
     runtime.spawn(async move {
-        tokio::time::sleep_until(due).await;
-        if let Some(shared) = stocked.upgrade() {
+        if let Some(due) = due {
+            tokio::time::sleep_until(due).await;
+        }
+        let shared = sleeper.shared.clone();
+        drop(sleeper);
+        if let Some(shared) = shared.upgrade() {
             restock(&shared);
         }
     });
+}
+
+/// Somebody who sleeps until then; or does so no more, when dropped: its time has come, or its runtime ended.
+struct Sleeper<C> {
+    shared: Weak<Shared<C>>,
+    end: Tick,
+}
+
+impl<C> Drop for Sleeper<C> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.stock_slept(self.end);
+        }
+    }
 }

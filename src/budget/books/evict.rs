@@ -310,15 +310,22 @@ impl Books {
         let (mut below, mut next) = (None, Some(account));
         while let Some(id) = next {
             let account = &self.accounts[id];
-            let is_kept = |child| {
+            // What it gives back would be kept for it.
+            let is_within_floor = |child| {
                 let share = self.share(child);
                 share.used <= share.floor
             };
             let lack = Lack { account: id, whose: Whose::Common(None) };
             // What lingers is not counted as coming: somebody else decides when it comes.
-            if !below.is_some_and(is_kept) && self.lacks(lack, account.evicting) {
+            if !below.is_some_and(is_within_floor) && self.lacks(lack, account.evicting) {
+                let claims = |turn: Turn| match turn {
+                    _ if me == Some(turn) => false,
+                    Turn::Applicants | Turn::Seat(_) => true,
+                    // It has room, which may all be kept for children of its own.
+                    Turn::Child(child) => self.stock(child).common() > 0,
+                };
                 let mut turns = Turns::new(self.dial_room(id) > 0);
-                let first = std::iter::from_fn(|| turns.next(account)).find(|(_, turn)| me != Some(*turn));
+                let first = std::iter::from_fn(|| turns.next(account)).find(|(_, turn)| claims(*turn));
                 if first.is_some_and(|(place, _)| mine.is_none_or(|mine| place < mine)) {
                     return true;
                 }

@@ -128,7 +128,7 @@ impl Books {
         self.limit_changed(ROOT);
     }
 
-    /// An account may have more or fewer slots out than before.
+    /// An account may have more or fewer slots out than before: it passes more or less on, or somebody waits in vain.
     pub(super) fn limit_changed(&mut self, id: AccountId) {
         let account = &mut self.accounts[id];
         account.allowed = match id {

@@ -1,5 +1,8 @@
 //! What is waited for in an account, and what of that concerns the accounts above it: nothing that a lack of room in the account
 //! itself bars, whatever they have.
+//!
+//! An account is *barred* if something is wanted in it of which it passes nothing on. It is *pinched* if it is barred and
+//! something can be done about that in itself: closing what is idle there, or telling the first in turn that it waits in vain.
 
 use super::turns::Turns;
 use super::{Account, AccountId, Books, Turn};
@@ -47,8 +50,8 @@ impl Wants {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Passed {
     pub(super) wants: Wants,
-    /// What the first of them in turn waits for.
-    first: usize,
+    /// Slots that the first of them in turn waits for: no more than there is room for, where others are served before it.
+    first_weight: usize,
 }
 
 impl Passed {
@@ -83,7 +86,7 @@ impl Books {
     pub(super) fn pass_to(&mut self, parent: AccountId, id: AccountId) -> bool {
         let passed = self.passable(id);
         let before = std::mem::replace(&mut self.accounts[id].passed, passed);
-        self.note_pinched(id);
+        self.note_barred(id);
         self.keep_turn(parent, id, before.is_anything());
         self.accounts[parent].wants.change(before.wants, passed.wants);
         before != passed
@@ -91,20 +94,22 @@ impl Books {
 
     fn passable(&self, id: AccountId) -> Passed {
         let account = &self.accounts[id];
-        let (first, room) = (self.first_wants(account), account.room());
+        let (first_weight, room) = (self.first_weight(account), account.room());
         // Where the first in turn is held up, so are those behind it, but for children with floors.
-        let held_up = first > room && account.floored == 0;
-        let wants = if held_up { Wants::default() } else { account.wants.at_most(room) };
-        Passed { wants, first }
+        let held_up = first_weight > room;
+        match account.floored {
+            0 if held_up => Passed { wants: Wants::default(), first_weight },
+            _ => Passed { wants: account.wants.at_most(room), first_weight: first_weight.min(room) },
+        }
     }
 
-    /// What the first in turn waits for.
-    fn first_wants(&self, account: &Account) -> usize {
+    /// Slots that the first in turn waits for.
+    fn first_weight(&self, account: &Account) -> usize {
         match Turns::new(true).next(account) {
             None => 0,
             Some((_, Turn::Seat(_))) => 1,
             Some((_, Turn::Applicants)) => account.applicants.front().map_or(0, |(_, first)| first.weight),
-            Some((_, Turn::Child(child))) => self.accounts[child].passed.first,
+            Some((_, Turn::Child(child))) => self.accounts[child].passed.first_weight,
         }
     }
 
@@ -130,11 +135,8 @@ impl Books {
     pub(super) fn is_behind(&self, account: AccountId) -> bool {
         let (mut below, mut next) = (None, Some(account));
         while let Some(id) = next {
-            let is_kept = |child| {
-                let share = self.share(child);
-                share.used < share.floor
-            };
-            if self.accounts[id].wants.total() > 0 && !below.is_some_and(is_kept) {
+            let has_kept = |child| self.stock(id).kept_for(self.share(child)) > 0;
+            if self.accounts[id].wants.total() > 0 && !below.is_some_and(has_kept) {
                 return true;
             }
             (below, next) = (Some(id), self.accounts[id].parent);
@@ -142,41 +144,57 @@ impl Books {
         false
     }
 
-    /// Whether callers wait for room in this account alone, and there is something to be done about it: closing what is idle
-    /// there, or telling one that it waits in vain. That of the root is found without.
-    fn is_pinched(&self, id: AccountId) -> bool {
+    fn is_barred(&self, id: AccountId) -> bool {
         let account = &self.accounts[id];
-        let barred = account.parent.is_some() && account.wants.total() > 0 && !account.passed.is_anything();
-        let first = account.applicants.front();
-        let in_vain = || first.is_some_and(|(_, first)| first.weight > self.attainable(id));
-        barred && (account.warm > 0 || self.registered > 0 || in_vain())
+        account.parent.is_some() && account.wants.total() > 0 && !account.passed.is_anything()
     }
 
-    #[cold]
+    fn is_pinched(&self, id: AccountId) -> bool {
+        let account = &self.accounts[id];
+        let in_vain = || self.first_weight(account) > self.attainable(id);
+        self.barred.contains(&id) && (account.warm + account.participating > 0 || in_vain())
+    }
+
+    fn note_barred(&mut self, id: AccountId) {
+        if self.is_barred(id) {
+            self.barred.insert(id);
+        } else if !self.barred.swap_remove(&id) {
+            return;
+        }
+        self.note_pinched(id);
+    }
+
     fn note_pinched(&mut self, id: AccountId) {
         if self.is_pinched(id) {
             self.pinched.insert(id);
-        } else if !self.pinched.is_empty() {
+        } else {
             self.pinched.swap_remove(&id);
         }
     }
 
-    /// Limits, floors or participants are others than before.
+    /// Limits or floors are others than before: so may be whom an account cannot serve any more.
     pub(super) fn note_all_pinched(&mut self) {
-        let ids: Vec<_> = self.accounts.iter().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.note_pinched(id));
+        for index in 0..self.barred.len() {
+            self.note_pinched(self.barred[index]);
+        }
     }
 
-    /// More or fewer addresses of an account may have something idle.
-    pub(super) fn warm_changed(&mut self, account: AccountId, before: usize, after: usize) {
-        let mut next = Some(account).filter(|_| before != after);
+    /// More or fewer may have something idle: addresses of an account, or participants registered there.
+    pub(super) fn idlers_changed(&mut self, account: AccountId, change: impl Fn(&mut Account)) {
+        let mut next = Some(account);
         while let Some(id) = next {
             let account = &mut self.accounts[id];
-            account.warm = account.warm - before + after;
+            change(account);
             next = account.parent;
-            if next.is_some() {
+            if next.is_some() && self.barred.contains(&id) {
                 self.note_pinched(id);
             }
+        }
+    }
+
+    pub(super) fn warm_changed(&mut self, account: AccountId, before: usize, after: usize) {
+        if before != after {
+            self.idlers_changed(account, |above| above.warm = above.warm - before + after);
         }
     }
 
@@ -208,7 +226,8 @@ impl Books {
             (account.wants, account.warm, account.passed) == (wants, warm, passed)
                 && turn == in_ring
                 && account.turn.is_some() == (account.parent.is_some() && wants.total() > 0)
-                && (self.pinched.contains(&id) || !self.is_pinched(id))
+                && self.barred.contains(&id) == self.is_barred(id)
+                && self.pinched.contains(&id) == self.is_pinched(id)
         };
         let demand = self.accounts.iter().map(|(id, _)| own(id).total()).sum();
         self.demand == demand && self.accounts.iter().all(account_adds_up)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -39,8 +40,12 @@ pub(super) struct Slow<'a, C> {
 /// Dials that a timeout of its own has failed: after those it is out of the line for a while.
 struct Haste {
     failures: u32,
-    rests_until: Option<Instant>,
+    /// While it rests: until when, and when it looks whether all has been closed. The books do not know of it.
+    rests: Option<(Instant, Instant)>,
 }
+
+/// How often who rests looks.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Where a caller ended up that wanted to get in line.
 enum Lined<C> {
@@ -222,12 +227,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     }
                 }
                 Poll::Ready(Grant::Failed(failure)) => {
-                    slow.place = None;
-                    let (wants, immediate) = (slow.caller.wants, slow.caller.immediate);
-                    let tries_again = wants.patient && !immediate;
-                    if tries_again && let Failure::Timeout { hasty: true } = failure {
-                        self.rest_from_haste();
-                        continue;
+                    let place = slow.place.take();
+                    let tries_again = slow.caller.wants.patient && !slow.caller.immediate;
+                    if let (Failure::Timeout { hasty: true }, Some(place), true) =
+                        (&failure, place, tries_again)
+                    {
+                        match self.rest_from_haste(place) {
+                            None => continue,
+                            Some(done) => return self.end(done),
+                        }
                     }
                     if let Failure::Closed = failure {
                         slow.attempt = None; // nobody is to have what it makes
@@ -253,12 +261,13 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 (None, Some(wait), None) => Some(wait),
                 (_, _, whole) => whole,
             };
-            let rests_until = slow.rests_until().filter(|rest| patient_until.is_none_or(|end| *rest < end));
-            slow.patience.until(rests_until.or(patient_until));
+            let look = slow.next_look().filter(|look| patient_until.is_none_or(|end| *look < end));
+            slow.patience.until(look.or(patient_until));
             let end = std::task::ready!(slow.patience.poll(cx));
-            if end.timed_out() && rests_until.is_some() {
-                slow.haste.as_mut().expect("BUG: it rests").rests_until = None;
-                match self.line_up_again(None, None) {
+            if end.timed_out() && look.is_some() {
+                slow.look();
+                let place = self.step_out_to_want(Handle::try_current().ok().as_ref().map(Handle::id));
+                match self.line_up_again(None, place) {
                     None => continue,
                     Some(done) => return self.end(done),
                 }
@@ -269,18 +278,20 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
     }
 
-    /// Out of the line, to get in again after a pause: it would fail its next dial as soon as it has one.
+    /// After a dial that its own haste failed, it waits for a while for nothing but what comes back, or is dialled by others:
+    /// it stands in line as if it had a dial. `Some`: it is over.
     #[cold]
-    fn rest_from_haste(&mut self) {
+    fn rest_from_haste(&mut self, place: Place) -> Option<Result<Conn<C>, GetError>> {
         let before = self.slow().haste.as_ref().map_or(0, |haste| haste.failures);
         let shared = self.resource.shared();
         let pause = shared.setting(|settings| settings.dialing.pause_after_haste(before, random()));
-        let (failures, rests_until) = (before.saturating_add(1), clock::deadline(pause));
-        self.slow().haste = Some(Box::new(Haste { failures, rests_until }));
+        let rests = clock::deadline(pause).map(|end| (end, end.min(clock::instant() + LOOK)));
+        self.slow().haste = Some(Box::new(Haste { failures: before.saturating_add(1), rests }));
+        self.line_up_again(None, Some(place))
     }
 
-    /// Out of the line, to get in again as one of another runtime: the task that polls it has entered that. Returns where it
-    /// stood.
+    /// Out of the line, to get in again where it stood, which is returned: as one of another runtime, which the task that polls it
+    /// has entered, or after a rest.
     #[cold]
     fn step_out_to_want(&mut self, runtime: Option<runtime::Id>) -> Option<Place> {
         let (place, former) = (self.slow().place.take(), Arc::clone(&self.slow().caller));
@@ -304,7 +315,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = Arc::clone(self.resource.shared());
         let slow = self.slow();
         let caller = Arc::clone(&slow.caller);
-        let lined = match former.filter(|_| slow.attempt.is_some()) {
+        let stands_for_dial = slow.attempt.is_some() || slow.rests();
+        let lined = match former.filter(|_| stands_for_dial) {
             Some(place) => {
                 drop(slot);
                 self.line_up(0, None, |rests, _| shared.rejoin(&caller, place, rests))
@@ -389,7 +401,7 @@ impl<'a, C> Get<'a, C> {
             Stage::Idle => return None,
             Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None, false),
             Stage::Slow(slow) => {
-                let rests = slow.rests_until().is_some();
+                let rests = slow.rests();
                 (slow.caller, slow.place, slow.attempt, rests)
             }
         };
@@ -428,8 +440,18 @@ fn go_on<C>(shared: &Shared<C>, (attempt, runtime): (Attempt, Option<Handle>)) {
 }
 
 impl<C> Slow<'_, C> {
-    fn rests_until(&self) -> Option<Instant> {
-        self.haste.as_ref()?.rests_until
+    fn rests(&self) -> bool {
+        self.next_look().is_some()
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.haste.as_ref()?.rests.map(|(_, look)| look)
+    }
+
+    /// Its time to look has come, or its rest is over.
+    fn look(&mut self) {
+        let Some(Haste { rests, .. }) = self.haste.as_deref_mut() else { return };
+        *rests = rests.filter(|(end, look)| look < end).map(|(end, look)| (end, end.min(look + LOOK)));
     }
 
     pub(super) fn new(caller: Arc<Caller<C>>) -> Self {

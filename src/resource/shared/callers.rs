@@ -9,13 +9,14 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::State;
+use super::stock::Stock;
 use crate::budget::books::Bounds;
 use crate::budget::queue::{Cell, Line, Place};
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::error::DialError;
-use crate::resource::pace::{Health, Limits, Pace};
+use crate::resource::pace::{Limits, Pace};
 
 /// Who is in line at an address.
 #[derive(Default)]
@@ -44,10 +45,7 @@ pub(crate) struct Rare<C> {
     pub(super) moved: Tick,
     pub(super) detached: Vec<Detached>,
     pub(super) last_error: Option<DialError>,
-    /// What became of what was dialled for the stock.
-    pub(super) stock: Health,
-    /// Until when somebody sleeps who then sees to the stock.
-    pub(super) stocked_at: Option<Tick>,
+    pub(super) stock: Stock,
 }
 
 /// A dial that nobody polls but a task of its own. Keeps neither the task nor its runtime.
@@ -404,8 +402,7 @@ impl<C> Rare<C> {
             moved: Tick::NEVER,
             detached: Vec::new(),
             last_error: None,
-            stock: Health::BEST,
-            stocked_at: None,
+            stock: Stock::new(),
         }
     }
 
@@ -418,7 +415,7 @@ impl<C> Rare<C> {
             && self.hastened_on.is_empty()
             && self.last_error.is_none()
             && self.pace.is_untroubled()
-            && self.stock == Health::BEST
+            && self.stock.is_untroubled()
     }
 
     /// The oldest caller who can use a connection, and is free to take it: one in line for a dial may have a slot that

@@ -73,8 +73,8 @@ impl<C> Shared<C> {
 }
 
 impl<C: Send + 'static> Shared<C> {
-    /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back. Returns whether there
-    /// was one.
+    /// A dial succeeded: the oldest caller here gets the connection; without callers, it is given back. Returns whether it is
+    /// of use to anybody, then or later.
     pub(crate) fn dialled(self: &Arc<Self>, initiator: Option<Place>, mut entry: Box<Entry<C>>) -> bool {
         let mut books = self.ledger().lock();
         books.connected(entry.lease_mut());
@@ -95,11 +95,7 @@ impl<C: Send + 'static> Shared<C> {
         wake_all(waker);
         wake_all(stranded.into_iter().flatten());
         drop((former, spent)); // an error is the dialer's: not under a lock (I3)
-        let served = left.is_none();
-        if let Some(entry) = left {
-            Self::rest(entry, true);
-        }
-        served
+        left.is_none_or(|entry| Self::rest(entry, true))
     }
 
     fn dialled_for_several(

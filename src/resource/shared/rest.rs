@@ -21,11 +21,12 @@ enum Fate<C> {
 }
 
 impl<C> Shared<C> {
-    /// Makes a connection idle, or gives it to who waits, or closes it. `news`: whoever looked a moment ago missed it.
+    /// Makes a connection idle, or gives it to who waits, or closes it: then it returns `false`. `news`: whoever looked a
+    /// moment ago missed it.
     ///
     /// In the usual case it writes nothing outside of its address (I8).
     #[inline]
-    pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) {
+    pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) -> bool {
         let room = entry.shared.room;
         let mut state = entry.shared.dialer.lock(room);
         let rests = state.calm
@@ -42,6 +43,7 @@ impl<C> Shared<C> {
         if let Some(shared) = untended {
             Self::take_in(&shared);
         }
+        true
     }
 
     /// Something rests here that the keeper does not know of.
@@ -52,19 +54,21 @@ impl<C> Shared<C> {
     /// Out of the way of the usual case.
     #[cold]
     #[inline(never)]
-    fn rest_otherwise(mut state: Locked<'_, C>, entry: Box<Entry<C>>, news: bool) {
+    fn rest_otherwise(mut state: Locked<'_, C>, entry: Box<Entry<C>>, news: bool) -> bool {
         if let Some(ended) = entry.record.put_end(state.settings.max_uses) {
             drop(state);
-            return entry.discard(ended.event());
+            entry.discard(ended.event());
+            return false;
         }
         match Self::hand_over_here(&mut state, entry) {
             Ok(waker) => {
                 drop(state);
                 wake_all(waker);
+                true
             }
             Err(entry) => {
                 drop(state);
-                Self::rest_or_serve(entry, news);
+                Self::rest_or_serve(entry, news)
             }
         }
     }
@@ -94,15 +98,18 @@ impl<C> Shared<C> {
     }
 
     #[cold]
-    fn rest_or_serve(mut entry: Box<Entry<C>>, news: bool) {
+    fn rest_or_serve(mut entry: Box<Entry<C>>, news: bool) -> bool {
         let this = Arc::clone(&entry.shared);
         if !this.bring_up_to_date(&mut entry) {
-            return entry.discard(Event::Retired);
+            entry.discard(Event::Retired);
+            return false;
         }
         // Before the locks, so that a panic gives them back before any slot comes back.
         let (mut closing, mut waker, mut untended, mut spent) = (None, None, false, None);
         let (mut books, mut state) = this.both();
-        match this.fate(&mut books, &mut state, &entry) {
+        let fate = this.fate(&mut books, &mut state, &entry);
+        let is_of_use = !matches!(fate, Fate::Closes(_));
+        match fate {
             Fate::Rests { displaces } => {
                 if displaces {
                     closing = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
@@ -130,6 +137,7 @@ impl<C> Shared<C> {
         if let Some((entry, event)) = closing {
             entry.discard(event);
         }
+        is_of_use
     }
 
     /// Decides on a connection that is given back, and takes out of the line who gets it, if that is the decision.

@@ -10,14 +10,54 @@ use crate::clock::{self, Tick};
 use crate::resource::attempt::random;
 use crate::resource::pace::Health;
 
+/// What is kept of an address's stock while that goes badly.
+pub(super) struct Stock {
+    /// Whether dials for it are of use.
+    dials: Health,
+    /// Whether its connections live until they serve.
+    lives: Health,
+    /// Until when somebody sleeps who then sees to it.
+    awaited: Option<Tick>,
+}
+
 /// What is to be done for the stock of an address.
-pub(crate) enum Lack {
-    /// Nothing, or nothing that can be done.
+pub(crate) enum Restock {
+    /// Nothing; or nothing by this caller: another is about to, or it has to end first.
     Nothing,
     /// A dial, with this slot.
     Dial(Slot),
-    /// To look again then: after the pause that failures are followed by, or when there may be a slot. Nobody else does.
-    Pause(Tick),
+    /// To look again then: after the pause that failures are followed by, or when there may be a slot. Who asks until then is
+    /// told Nothing, unless it is [said](Shared::stock_slept) that nobody sleeps.
+    Later(Tick),
+}
+
+impl Stock {
+    pub(super) fn new() -> Self {
+        Self { dials: Health::BEST, lives: Health::BEST, awaited: None }
+    }
+
+    /// Whether a new one would be as good.
+    pub(super) fn is_untroubled(&self) -> bool {
+        self.dials == Health::BEST && self.lives == Health::BEST && self.awaited.is_none()
+    }
+
+    /// When its pause ends, if it pauses.
+    fn pause_end(&mut self, now: Tick) -> Option<Tick> {
+        let ends = [&mut self.dials, &mut self.lives].map(|health| {
+            health.probe(now);
+            health.pause_end()
+        });
+        ends.into_iter().flatten().max()
+    }
+
+    /// Whether who asks is to sleep until then.
+    fn sleeps(&mut self, now: Tick, until: Tick) -> bool {
+        let nobody_does = self.awaited.is_none_or(|awaited| awaited <= now || until < awaited);
+        if nobody_does {
+            self.awaited = Some(until);
+        }
+        nobody_does
+    }
 }
 
 impl<C> Shared<C> {
@@ -35,70 +75,84 @@ impl<C> Shared<C> {
         }
         let (rare, limits) = state.ensure_rare_and_limits();
         if age >= limits.longest {
-            rare.stock = Health::BEST;
+            rare.stock.lives = Health::BEST;
         }
-        rare.stock.failed(limits, false, clock::now(), random());
+        rare.stock.lives.failed(limits, false, clock::now(), random());
     }
 
-    /// A dial for the stock neither added to it nor served anybody. Returns whether it is to be tried again: after a pause,
-    /// if there are any.
-    pub(crate) fn stock_failed(&self) -> bool {
+    /// One of those that rest here was given out: they do live.
+    pub(crate) fn stock_serves(&self) {
+        if let Some(rare) = self.lock().several_mut() {
+            rare.stock.lives = Health::BEST;
+        }
+    }
+
+    /// A dial for the stock has ended. Returns whether it is to be gone on with: after a pause, if it was of no use.
+    pub(crate) fn stock_dialled(&self, of_use: bool) -> bool {
         let mut state = self.lock();
+        if of_use {
+            if let Some(rare) = state.several_mut() {
+                rare.stock.dials = Health::BEST;
+            }
+            return true;
+        }
         if state.closed {
             return false;
         }
         let (rare, limits) = state.ensure_rare_and_limits();
-        rare.stock.failed(limits, true, clock::now(), random());
-        rare.stock.pause_end().is_some()
+        rare.stock.dials.failed(limits, true, clock::now(), random());
+        rare.stock.dials.pause_end().is_some()
+    }
+
+    /// Who was to sleep until then does so no more.
+    pub(crate) fn stock_slept(&self, until: Tick) {
+        if let Some(rare) = self.lock().several_mut() {
+            rare.stock.awaited.take_if(|awaited| *awaited == until);
+        }
     }
 }
 
 impl<C> State<C> {
-    /// When somebody is to look whether there is a slot for the stock, if nobody is about to.
-    fn look_for_slot_later(&mut self, now: Tick) -> Option<Tick> {
+    /// What is to be done before the stock can be dialled for: `None`, it can.
+    fn stock_waits(&mut self, now: Tick) -> Option<Restock> {
+        let rare = self.several_mut()?;
+        rare.pace.probe(now);
+        let end = rare.stock.pause_end(now).max(rare.pace.pause_end())?;
+        Some(if rare.stock.sleeps(now, end) { Restock::Later(end) } else { Restock::Nothing })
+    }
+
+    /// There is no slot for it: there may be one later.
+    fn stock_lacks_a_slot(&mut self, now: Tick) -> Restock {
         let (rare, limits) = self.ensure_rare_and_limits();
-        if limits.longest.is_zero() || rare.stocked_at.is_some_and(|at| now < at) {
-            return None;
-        }
-        let at = now.after(limits.longest);
-        rare.stocked_at = Some(at);
-        Some(at)
+        let end = now.after(limits.longest);
+        let sleeps = !limits.longest.is_zero() && rare.stock.sleeps(now, end);
+        if sleeps { Restock::Later(end) } else { Restock::Nothing }
     }
 }
 
 impl<C: Send + 'static> Shared<C> {
-    /// Whether a connection lacks that nobody waits for. It is dialled with a slot that is free, and that nobody else wants.
-    pub(crate) fn lack(self: &Arc<Self>) -> Lack {
+    /// What is to be done for the stock next. It is dialled for with slots that are free, and that nobody else wants.
+    pub(crate) fn next_for_stock(self: &Arc<Self>) -> Restock {
         let (mut books, mut state) = self.both();
-        if !self.lacks_idle(&books, &state) {
-            return Lack::Nothing;
+        if !self.lacks_idle(&books, &state) || books.is_closed(self.partition().account) {
+            return Restock::Nothing;
         }
         let now = clock::now();
-        if let Some(rare) = state.several_mut() {
-            rare.stock.probe(now);
-            rare.pace.probe(now);
-            let ends = [rare.stock.pause_end(), rare.pace.pause_end()];
-            if let Some(end) = ends.into_iter().flatten().max() {
-                let first = rare.stocked_at.replace(end) != Some(end);
-                return if first { Lack::Pause(end) } else { Lack::Nothing };
+        let next = match state.stock_waits(now) {
+            Some(waits) => waits,
+            None => {
+                let slot = self.spare_slot(&mut books, state.bounds());
+                slot.map_or_else(|| state.stock_lacks_a_slot(now), Restock::Dial)
             }
-        }
-        let bounds = state.bounds();
-        let slot = self.spare_slot(&mut books, bounds);
-        self.sync(&mut books, &state); // its pause may be over
-        let lack = match slot {
-            Some(slot) => Lack::Dial(slot),
-            None if books.is_closed(self.partition().account) => Lack::Nothing,
-            None => state.look_for_slot_later(now).map_or(Lack::Nothing, Lack::Pause),
         };
+        self.sync(&mut books, &state); // a pause of the address may be over
         drop(state);
         self.ledger().settle(books);
-        lack
+        next
     }
 
     fn spare_slot(self: &Arc<Self>, books: &mut Books, bounds: Bounds) -> Option<Slot> {
-        let account = self.partition().account;
-        if books.is_closed(account) || !books.has_slot_at_once(account) {
+        if !books.has_slot_at_once(self.partition().account) {
             return None;
         }
         let (slots, dials) =
