@@ -193,8 +193,8 @@ impl Budget {
 
     /// A [`child`](Self::child) for which `at_least` of this budget's slots are kept, whoever else waits: nobody else
     /// is granted them, and no idle connection of the child is closed for others of this budget that would leave it with
-    /// fewer. Those that were out when the child was made come to it as they come back. At most `at_most` are kept, and no more than
-    /// this budget's limit when the child is made.
+    /// fewer; a limit that shrinks takes those last. Those that were out when the child was made come to it as they come
+    /// back. At most `at_most` are kept, and no more than this budget's limit when the child is made.
     ///
     /// What is kept for a child is lost to the others while it does not use it.
     ///

@@ -290,8 +290,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         self.line_up_again(None, Some(place))
     }
 
-    /// Out of the line, to get in again where it stood, which is returned: as one of another runtime, which the task that polls it
-    /// has entered, or after a rest.
+    /// Out of the line, to get in again where it stood, which is returned: as one of another runtime, which the task that
+    /// polls it has entered, or after a rest.
     #[cold]
     fn step_out_to_want(&mut self, runtime: Option<runtime::Id>) -> Option<Place> {
         let (place, former) = (self.slow().place.take(), Arc::clone(&self.slow().caller));
