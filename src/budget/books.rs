@@ -1,11 +1,10 @@
 //! The books of a budget and its children: how many slots each has out, and which addresses have them.
-//! Decides and keeps count; what there is to give is in [`limits`] and [`floors`], who wants it in [`seats`] and [`mod@wants`], who
-//! is served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes
+//! Decides and keeps count: of slots in [`mod@slots`]; what there is to give is in [`limits`] and [`floors`], who wants it in
+//! [`seats`] and [`mod@wants`], who is served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes
 //! nothing.
 
 use std::sync::{Arc, Weak};
 use std::task::Waker;
-use std::time::Duration;
 
 use indexmap::IndexSet;
 use smallvec::SmallVec;
@@ -15,18 +14,19 @@ use super::ledger::{Member, Notice, Partition, Victim};
 use super::members::Members;
 use super::queue::{Cell, Line, Place};
 use super::reclaim::{Asked, Participants, Reclaim};
-use super::slot::{Claim, Elsewhere, Kind, Lease, Slot, Tag, Use, Weight};
+use super::slot::{Kind, Slot};
 use super::victim::Sampler;
-use crate::clock::{self, Tick};
-use crate::limit;
+use crate::clock::Tick;
 use crate::stats::BudgetCounts;
 use crate::sync::wake_all;
 
+mod counts;
 mod evict;
 mod floors;
 mod limits;
 mod rows;
 mod seats;
+mod slots;
 mod turns;
 mod wants;
 
@@ -45,10 +45,6 @@ pub(super) const ROOT: AccountId = Ordinal::FIRST;
 
 /// How many members a search looks at before it lets others have the lock.
 const SEARCH_CHUNK: usize = 64;
-
-/// Errors count anew what so many addresses have; what more have, at most once in so long.
-const COUNTED_EACH_TIME: usize = 256;
-const COUNTED_EVERY: Duration = Duration::from_millis(50);
 
 /// A caller of `acquire`, in line.
 pub(crate) struct Applicant {
@@ -357,172 +353,6 @@ impl Books {
         self.closings > 0
     }
 
-    /// Counts slots out. What grants them has looked for room in the same critical section (I1).
-    fn take(&mut self, account: AccountId, kind: Kind, n: usize) {
-        self.total_changed(account, |counts| counts.0[kind as usize] += n);
-        limit::counted(n);
-    }
-
-    fn give_back(&mut self, account: AccountId, kind: Kind, n: usize) {
-        self.total_changed(account, |counts| counts.0[kind as usize] -= n);
-        limit::uncounted(n);
-    }
-
-    /// A slot that stays out is put to another use. Nobody's total changes.
-    fn convert(&mut self, account: AccountId, from: Kind, to: Kind) {
-        self.each_above(account, |above| {
-            above.counts.0[from as usize] -= 1;
-            above.counts.0[to as usize] += 1;
-        });
-    }
-
-    /// Takes a dropped slot back.
-    pub(super) fn release(&mut self, account: AccountId, used: Use) {
-        self.releases += 1;
-        if let Use::Seated { seat, kind, evicted } = used {
-            if evicted {
-                self.each_above(account, |above| above.evicting -= 1);
-            }
-            if kind == Kind::Dialing {
-                // While it still has its seat: a caller may stay behind.
-                self.dial_ended(seat, self.dials_of(seat) - 1);
-            }
-        }
-        self.give_back(account, used.kind(), used.weight());
-        if let Use::Seated { seat, kind, .. } = used {
-            self.vacate(seat, kind);
-        }
-    }
-
-    /// A dial has ended without an outcome: who counted on it queues again.
-    fn dial_ended(&mut self, seat: SeatId, dials: usize) {
-        if let Some((queued, wakers)) = self.seats[seat].member.dial_ended(dials) {
-            self.departed.extend(wakers.into_iter().map(|waker| Departing::Hasty(Wakes(Some(waker)))));
-            self.sync(seat, queued);
-        }
-    }
-
-    /// Makes a slot independent of a connection elsewhere, for which it is gone.
-    pub(super) fn untag(&mut self, tag: &Tag) -> Use {
-        if tag.is_evicted() {
-            self.each_above(tag.partition.account, |above| above.lingering -= 1);
-        }
-        let used = tag.used().unwrap_or(Use::NOTHING);
-        tag.set(None);
-        used
-    }
-
-    /// A slot to dial with. Only where one is free.
-    pub(crate) fn take_slot(&mut self, partition: &Arc<Partition>, seat: SeatId) -> Slot {
-        let slot = self.count_slot(Arc::clone(partition), seat);
-        self.slots_changed(seat);
-        slot
-    }
-
-    /// Whether there is a slot to dial with, and nobody waits who could have it.
-    pub(crate) fn has_slot_at_once(&self, account: AccountId) -> bool {
-        self.over == 0 && self.free(account) > 0 && self.dial_room(account) > 0 && !self.is_behind(account)
-    }
-
-    /// A slot for one who queues: to be followed by [`sync`](Self::sync).
-    fn count_slot(&mut self, partition: Arc<Partition>, seat: SeatId) -> Slot {
-        self.take(partition.account, Kind::Dialing, 1);
-        self.occupy(seat, Kind::Dialing);
-        Slot::new(partition, Use::seated(seat, Kind::Dialing))
-    }
-
-    /// Puts a slot to another use, at the seat or outside of connections.
-    pub(crate) fn reassign(&mut self, slot: &mut Slot, seat: Option<SeatId>, kind: Kind) {
-        let used = seat.map_or(Use::Held(Weight::ONE), |seat| Use::seated(seat, kind));
-        let before = match &mut slot.claim {
-            Claim::Plain { used: before, .. } => std::mem::replace(before, used),
-            Claim::Tagged(tag) => {
-                let (before, partition) = (self.untag(tag), Arc::clone(&tag.partition));
-                slot.claim = Claim::Plain { partition, used };
-                before
-            }
-        };
-        debug_assert_eq!(before.weight(), 1, "BUG: a connection has one slot");
-        self.put_to_use(slot.claim.partition().account, before, used);
-    }
-
-    fn put_to_use(&mut self, account: AccountId, before: Use, after: Use) {
-        if before != after {
-            self.convert(account, before.kind(), after.kind());
-            self.reseat(before, after);
-        }
-    }
-
-    /// Puts the slot of a connection, or of a dial, to another use at its address.
-    fn relabel(&mut self, lease: &mut Lease, kind: Kind) {
-        match lease {
-            Lease::Own(Claim::Plain { partition, used }) => {
-                if let Use::Seated { seat, .. } = *used {
-                    let before = std::mem::replace(used, Use::seated(seat, kind));
-                    self.put_to_use(partition.account, before, *used);
-                }
-            }
-            Lease::Own(Claim::Tagged(_)) => {}
-            Lease::Elsewhere(elsewhere) => self.relabel_elsewhere(elsewhere, kind),
-        }
-    }
-
-    fn relabel_elsewhere(&mut self, Elsewhere(tag): &Elsewhere, kind: Kind) {
-        if let Some(before @ Use::Seated { seat, .. }) = tag.used() {
-            tag.set(Some(kind));
-            self.put_to_use(tag.partition.account, before, Use::seated(seat, kind));
-        }
-    }
-
-    /// The dial is over: its slot is a connection's.
-    pub(crate) fn connected(&mut self, lease: &mut Lease) {
-        self.relabel(lease, Kind::Connected);
-    }
-
-    /// The dial is over, without a connection: its slot is no dial's any more, until it comes back.
-    pub(crate) fn undialled(&mut self, lease: Option<&mut Lease>) {
-        if let Some(lease) = lease {
-            self.relabel(lease, Kind::Closing);
-        }
-    }
-
-    /// The same for a dial that was dropped, whose slot somebody else keeps.
-    pub(crate) fn dial_dropped(&mut self, lease: &mut Lease) {
-        let used = lease.used();
-        self.relabel(lease, Kind::Closing);
-        self.no_dial_any_more(used);
-    }
-
-    /// The connection, or the dial, has gone before its descriptor.
-    pub(super) fn outlived(&mut self, elsewhere: &Elsewhere) {
-        let used = elsewhere.used();
-        self.relabel_elsewhere(elsewhere, Kind::Closing);
-        self.no_dial_any_more(used);
-    }
-
-    fn no_dial_any_more(&mut self, used: Use) {
-        if let Use::Seated { seat, kind: Kind::Dialing, .. } = used {
-            self.dial_ended(seat, self.dials_of(seat));
-        }
-    }
-
-    /// The connection is being closed for somebody who waits.
-    pub(crate) fn evicted(&mut self, lease: &mut Lease) {
-        match lease {
-            Lease::Own(Claim::Plain { partition, used: Use::Seated { evicted, .. } }) => {
-                *evicted = true;
-                self.each_above(partition.account, |above| above.evicting += 1);
-            }
-            Lease::Own(_) => {}
-            Lease::Elsewhere(Elsewhere(tag)) => {
-                if tag.used().is_some() {
-                    tag.set_evicted();
-                    self.each_above(tag.partition.account, |above| above.lingering += 1);
-                }
-            }
-        }
-    }
-
     fn next_place(&mut self) -> Place {
         self.last_place += 1;
         self.last_place
@@ -542,55 +372,5 @@ impl Books {
             self.idlers_changed(account, |above| above.participating -= 1);
         }
         removed
-    }
-
-    /// [`counts`](Self::counts) for an error, of which there may be many: to count many addresses takes long.
-    pub(crate) fn counts_of_late(&mut self, id: AccountId) -> BudgetCounts {
-        let now = clock::now();
-        if self.seats.len() > COUNTED_EACH_TIME
-            && let Some((counted_at, counts)) = self.accounts[id].counted.as_deref()
-            && now.since(*counted_at) < COUNTED_EVERY
-        {
-            return *counts;
-        }
-        let counts = self.counts(id);
-        if self.seats.len() > COUNTED_EACH_TIME {
-            self.accounts[id].counted = Some(Box::new((now, counts)));
-        }
-        counts
-    }
-
-    /// How many connections rest in an account and all below it, as far as they show.
-    fn idle(&self, id: AccountId) -> usize {
-        let tree = self.tree(id);
-        let warm = tree.iter().flat_map(|id| self.accounts[*id].members.warm());
-        warm.map(|seat| self.seats[*seat].idle()).sum()
-    }
-
-    pub(crate) fn counts(&self, id: AccountId) -> BudgetCounts {
-        let account = &self.accounts[id];
-        let idle = self.idle(id);
-        let connected = account.counts.get(Kind::Connected);
-        BudgetCounts {
-            limit: account.limit,
-            effective_limit: self.effective_limit(id),
-            in_use: connected.saturating_sub(idle),
-            idle: idle.min(connected),
-            dialing: account.counts.get(Kind::Dialing),
-            closing: account.counts.get(Kind::Closing),
-            held: account.counts.get(Kind::Held),
-            waiting: self.waiting(id),
-            kept: self.kept(id),
-        }
-    }
-
-    /// Callers that wait for a slot: not those whom `max_conns` bars from one.
-    fn waiting(&self, account: AccountId) -> usize {
-        self.applicants_of(account).count() + self.seats_of(account).map(Seat::waiting).sum::<usize>()
-    }
-
-    pub(crate) fn applicants_of(&self, account: AccountId) -> impl Iterator<Item = &Applicant> {
-        let tree = self.tree(account);
-        tree.into_iter().flat_map(|id| self.accounts[id].applicants.iter().map(|(_, applicant)| applicant))
     }
 }
