@@ -94,8 +94,8 @@ counters! {
     Broken => broken,
     /// Connections dropped without [`put`](crate::Conn::put), although no error or end had gone through them.
     Dropped => dropped,
-    /// Healthy connections closed on `put` or `get`: an older generation, used up, one idle too many, or of
-    /// another runtime.
+    /// Healthy connections closed because they are of no use any more: of an older generation, used up, one idle too many,
+    /// of another runtime, or of a resource or budget that was closed.
     Retired => retired,
     /// Times that a caller had to wait for a slot or for its address.
     Wait => waits,
