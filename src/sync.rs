@@ -1,4 +1,4 @@
-//! Locks, atomics and thread-locals: the standard ones, or loom's under `--cfg fdpool_loom`.
+//! Locks, atomics and thread-locals: the standard ones, or loom's under `--cfg fdpool_loom`; and how others are woken.
 //! What budgets, addresses and callers share goes through here, so that what the models check is what runs. Counters, and what
 //! no model drives (the keeper's desk, notes of holds, tables of names), are the standard library's and parking_lot's.
 

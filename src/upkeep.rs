@@ -1,7 +1,7 @@
-//! What goes on in the background: the limit growing back after the process ran out of descriptors, idle
-//! connections kept in stock, slow dials hastened, addresses probed after failures and watched for whether they
-//! move; idle connections are the keeper's, and the time that dials have is kept in `deadlines`. Tasks live only while
-//! there is something to do, and hold no budget alive.
+//! What goes on in the background: the limit growing back after the process ran out of descriptors, slow dials
+//! hastened, addresses probed after failures and watched for whether they move; idle connections are the keeper's, those
+//! to be kept in stock are dialled for in `stock`, and the time that dials have is kept in `deadlines`. Tasks live only
+//! while there is something to do, and hold no budget alive.
 
 mod deadlines;
 mod keeper;

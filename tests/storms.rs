@@ -831,3 +831,14 @@ async fn who_pauses_for_its_own_haste_is_told_of_a_close() {
     assert!(matches!(hasty.await.unwrap(), Err(GetError::Closed { .. })));
     assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
 }
+
+/// A pause that no timer can tell is one all the same.
+#[tokio::test(start_paused = true)]
+async fn who_is_hasty_where_pauses_are_for_ever_does_not_dial_again() {
+    let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
+    let resource = remote.resource(&budget).backoff(Duration::MAX, Duration::MAX).build();
+    let hasty =
+        resource.get().wait_for_ready().dial_timeout(Duration::ZERO).timeout(Duration::from_secs(20)).await;
+    assert!(matches!(hasty, Err(GetError::DialTimeout { .. })));
+    assert_eq!(resource.stats().dials, 1);
+}

@@ -8,8 +8,9 @@ use crate::clock::Tick;
 /// Failures in a row that are told as they come, before the address pauses.
 const FREE_FAILURES: u32 = 3;
 
-/// Without any, a caller would do nothing but fail.
+/// Without any, a caller would do nothing but fail; and longer ones no timer can tell.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
+const MOST_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// What a resource was built with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,7 +169,7 @@ impl Health {
 impl Limits {
     /// What one caller by itself pauses for, whose own haste has failed so many of its dials.
     pub(crate) fn pause_after_haste(&self, failures: u32, random: u64) -> Duration {
-        self.pause_after(FREE_FAILURES.saturating_add(failures), random).max(LEAST_PAUSE)
+        self.pause_after(FREE_FAILURES.saturating_add(failures), random).clamp(LEAST_PAUSE, MOST_PAUSE)
     }
 
     /// Twice as long after each failure, and then between half of that and all of it, so that the callers of one

@@ -41,6 +41,7 @@ fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>, slot: Slot, runtim
     let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
     let stocked = Arc::downgrade(shared);
     let dial = async move {
+        // CANCEL: who drops this drops the dial, which gives its slot back.
         let of_use = attempt.await == Ended::OfUse;
         if let Some(shared) = stocked.upgrade().filter(|shared| shared.stock_dialled(of_use)) {
             restock(&shared);

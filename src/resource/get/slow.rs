@@ -37,7 +37,7 @@ pub(super) struct Slow<'a, C> {
     pub(super) patience: Patience<'a>,
 }
 
-/// Dials that a timeout of its own has failed: after those it is out of the line for a while.
+/// Dials that a timeout of its own has failed: after those it rests for a while, in line as if it had a dial.
 struct Haste {
     failures: u32,
     /// While it rests: until when, and when it looks whether all has been closed. The books do not know of it.
