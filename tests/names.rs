@@ -238,6 +238,99 @@ async fn a_slow_resolver_is_waited_for_only_if_there_is_no_last_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_slow_resolver_says_in_the_end_is_remembered() {
+    for refresh in [Some(REFRESH), None] {
+        let setting = setting();
+        let tcp = setting.tcp.clone().refresh(refresh);
+        let cx = DialContext::detached();
+        tcp.dial(&setting.address, &cx).await.unwrap();
+        setting
+            .script
+            .say(Answer::After(Duration::from_secs(5), Box::new(Answer::Ips(vec![NEW.parse().unwrap()]))));
+        let asked = setting.script.asked();
+        for _ in 0..3 {
+            let dialled = tcp.dial(&setting.address, &cx).await.unwrap();
+            assert_eq!(ip(&dialled), OLD.parse::<IpAddr>().unwrap());
+        }
+        assert_eq!(setting.script.asked() - asked, 1, "one lookup for all");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        setting.script.say(Answer::Fails);
+        let dialled = tcp.dial(&setting.address, &cx).await.unwrap();
+        assert_eq!(ip(&dialled), NEW.parse::<IpAddr>().unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_hangs_is_given_up_and_others_ask_again() {
+    let (setting, budget) = (setting(), Budget::new(4));
+    let resource = setting.resource(&budget);
+    resource.get().await.unwrap().close();
+    setting.script.say(Answer::Hangs);
+    resource.get().await.unwrap().close();
+    assert_eq!(budget.stats().held, 1, "it has a slot of its own");
+    let asked = setting.script.asked();
+    resource.get().await.unwrap().close();
+    assert_eq!(setting.script.asked(), asked);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_at_rest(&budget, 0);
+    resource.get().await.unwrap().close();
+    assert!(setting.script.asked() > asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_lookup_without_a_slot_for_it_is_given_up() {
+    let (setting, budget) = (setting(), Budget::new(1));
+    let resource = setting.resource(&budget);
+    resource.get().await.unwrap().close();
+    setting.script.say(Answer::Hangs);
+    resource.get().await.unwrap().close();
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_has_its_answer_and_goes_on_is_counted_beside_its_dial() {
+    for said in [Answer::Fails, Answer::Ips(vec![OLD.parse().unwrap()])] {
+        let (setting, budget) = (setting(), Budget::new(2));
+        let resource = setting.resource(&budget);
+        resource.get().await.unwrap().close();
+        setting.script.say(Answer::Leaves(Box::new(said)));
+        let conn = resource.get().await.unwrap();
+        assert_eq!((budget.stats().in_use, budget.stats().held), (1, 1));
+        assert_eq!(setting.script.end_lookups(), 1);
+        assert_eq!((budget.stats().in_use, budget.stats().held), (1, 0));
+        let mut get = resource.get();
+        assert!(poll(&mut get).is_pending());
+        settle().await;
+        assert!(poll(&mut get).is_pending(), "no slot for it: it is waited for");
+        assert_eq!(setting.script.end_lookups(), 1);
+        get.await.unwrap().close();
+        conn.close();
+        setting.script.end_lookups();
+        assert_at_rest(&budget, 0);
+    }
+}
+
+#[test]
+fn a_runtime_that_is_not_driven_keeps_no_other_from_resolving_in_the_background() {
+    let current = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (left, driven) = (current(), current());
+    let hanging = Script::new(Answer::Hangs);
+    let tcp = Tcp::default().resolver(Arc::clone(&hanging));
+    left.block_on(async {
+        for n in 0..8 {
+            tokio::spawn(tcp.watch(&Address::from((format!("name{n}.test"), 1))).unwrap());
+        }
+        settle().await;
+    });
+    assert_eq!(hanging.asked(), 4, "so many at a time");
+    let setting = setting();
+    driven.block_on(async {
+        let mut watch = setting.watch();
+        assert!(poll(&mut watch).is_ready(), "its first answer");
+    });
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_an_answer_the_resolvers_error_is_the_dials() {
     let setting = setting();
     for (answer, kind) in [
@@ -290,6 +383,7 @@ async fn a_dial_that_goes_on_without_its_lookup_needs_a_slot_for_it() {
     let conn = resource.get().await.unwrap();
     assert_eq!((budget.stats().in_use, budget.stats().held), (1, 1));
     assert_eq!(setting.script.end_lookups(), 1);
+    settle().await;
     assert_eq!((budget.stats().in_use, budget.stats().held), (1, 0));
 
     let error = resource.get().await.unwrap_err();
@@ -309,6 +403,7 @@ async fn a_lookup_that_its_dial_went_on_without_is_counted_once_when_that_fails(
     let stats = budget.stats();
     assert_eq!((stats.held, stats.closing, stats.dialing), (1, 0, 0));
     assert_eq!(setting.script.end_lookups(), 1);
+    settle().await;
     assert_at_rest(&budget, 0);
 }
 

@@ -10,13 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::AbortHandle;
 
 use super::{DialContext, SlotShare};
 use crate::Slot;
 use crate::error::DialError;
-use crate::sync::Mutex;
+use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 #[cfg(feature = "hickory")]
 mod hickory;
@@ -86,18 +86,19 @@ impl<R: Resolve> Resolve for Arc<R> {
 /// A [`Resolve`] whose type is forgotten.
 trait AnyResolve: Send + Sync {
     fn type_name(&self) -> &'static str;
-    fn resolve<'a>(&'a self, host: &'a str, cx: &'a ResolveContext) -> Lookup<'a>;
+    fn resolve(self: Arc<Self>, host: Arc<str>, cx: ResolveContext) -> Lookup;
 }
 
-type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, DialError>> + Send + 'a>>;
+/// It may go on without the dial that began it.
+type Lookup = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, DialError>> + Send>>;
 
 impl<R: Resolve> AnyResolve for R {
     fn type_name(&self) -> &'static str {
         std::any::type_name::<R>()
     }
 
-    fn resolve<'a>(&'a self, host: &'a str, cx: &'a ResolveContext) -> Lookup<'a> {
-        Box::pin(Resolve::resolve(self, host, cx))
+    fn resolve(self: Arc<Self>, host: Arc<str>, cx: ResolveContext) -> Lookup {
+        Box::pin(async move { Resolve::resolve(&*self, &host, &cx).await })
     }
 }
 
@@ -107,7 +108,12 @@ pub struct ResolveContext(Arc<Ticket>);
 
 /// What counts a lookup's descriptors.
 #[derive(Debug)]
-struct Ticket(Mutex<Place>);
+struct Ticket {
+    place: Mutex<Place>,
+    shares: AtomicUsize,
+    /// Tells of shares that were dropped.
+    returned: Notify,
+}
 
 /// Where a lookup belongs.
 #[derive(Debug)]
@@ -117,7 +123,7 @@ enum Place {
     /// To a dial that went on without it: a slot of its own.
     Parted(#[expect(dead_code, reason = "held")] Slot),
     /// To nobody's: one of few, which no slot stands for.
-    Background(#[expect(dead_code, reason = "held")] SemaphorePermit<'static>),
+    Background(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
     Detached,
 }
 
@@ -142,12 +148,18 @@ impl ResolveContext {
         Self::new(Place::Dial(cx.share_slot()))
     }
 
-    fn in_background(permit: SemaphorePermit<'static>) -> Self {
+    fn in_background(permit: OwnedSemaphorePermit) -> Self {
         Self::new(Place::Background(permit))
     }
 
     fn new(place: Place) -> Self {
-        Self(Arc::new(Ticket(Mutex::new(place))))
+        let (place, shares, returned) = (Mutex::new(place), AtomicUsize::new(0), Notify::new());
+        Self(Arc::new(Ticket { place, shares, returned }))
+    }
+
+    /// The same, for what does the lookup.
+    fn same(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 
     /// Part in what counts the descriptors of this lookup: the slot of the dial it is for, or its place among those
@@ -178,27 +190,46 @@ impl ResolveContext {
     /// }
     /// ```
     pub fn share(&self) -> LookupShare {
+        self.0.shares.fetch_add(1, Ordering::Relaxed);
         LookupShare(Arc::clone(&self.0))
     }
 
-    /// The dial goes on without the lookup. What of it cannot be cancelled gets a slot of its own, for the dial's is
-    /// needed now. False: there is none, and the lookup must be waited for.
+    /// Whether something of it cannot be cancelled, and goes on.
+    fn is_shared(&self) -> bool {
+        // Acquire: pairs with the share's drop. What it had open is closed before the dial opens its own.
+        self.0.shares.load(Ordering::Acquire) > 0
+    }
+
+    /// The dial goes on without the lookup, which gets a slot of its own if there is one: the dial needs its own now.
     fn part_with(&self, cx: &DialContext) -> bool {
-        if Arc::strong_count(&self.0) == 1 {
+        if matches!(*self.0.place.lock(), Place::Parted(_)) {
             return true;
         }
         let Some(slot) = cx.try_extra_slot() else { return false };
-        let Ticket(place) = &*self.0;
-        let former = std::mem::replace(&mut *place.lock(), Place::Parted(slot));
+        let former = std::mem::replace(&mut *self.0.place.lock(), Place::Parted(slot));
         drop(former);
         true
+    }
+
+    /// The lookup has its answer, and the dial needs its slot: what goes on nonetheless gets one of its own, or is waited for.
+    async fn end(&self, cx: &DialContext) {
+        while self.is_shared() && !self.part_with(cx) {
+            self.0.returned.notified().await;
+        }
     }
 }
 
 /// Keeps what counts a lookup until it is dropped. Made by [`ResolveContext::share`].
 #[derive(Debug)]
 #[must_use = "a share that is dropped keeps nothing"]
-pub struct LookupShare(#[expect(dead_code, reason = "held")] Arc<Ticket>);
+pub struct LookupShare(Arc<Ticket>);
+
+impl Drop for LookupShare {
+    fn drop(&mut self) {
+        self.0.shares.fetch_sub(1, Ordering::Release);
+        self.0.returned.notify_one();
+    }
+}
 
 /// The system's resolver: `getaddrinfo`, on tokio's threads for blocking work.
 ///

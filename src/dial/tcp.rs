@@ -47,12 +47,14 @@ use target::Target;
 /// Each dial resolves its name: by the system's resolver, or by [a resolver you give](Self::resolver). A name that has
 /// connections is also resolved [every 30 seconds](Self::refresh) in the background. When its addresses are others
 /// than before, the connections that lead to none of them are closed: idle ones at once, those in use when they are
-/// put. The background lookups of the whole process are four at a time, and no slot stands for them: that is what a
+/// put. The background lookups of a runtime are four at a time, and no slot stands for them: that is what a
 /// [reserve](crate::BudgetBuilder::reserve) is for.
 ///
 /// A resolver that fails keeps its last answer: for the connections there are, and for
 /// [a day](Self::stale_for) for new ones. So does one that is slow: a dial waits for it for 1.8 seconds (RFC 8767) if it
-/// has a last answer to go on with. It goes on only if there is a slot for a lookup that cannot be cancelled.
+/// has a last answer to go on with. Its lookup then goes on without it, for half a minute at most, if there is a slot for
+/// that; what it says in the end is remembered, and until then other dials of the name go on with the last answer at once.
+/// A lookup that cannot be cancelled, and has no slot, is waited for.
 ///
 /// # Options
 ///

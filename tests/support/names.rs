@@ -12,6 +12,7 @@ use std::time::Duration;
 use fdpool::DialError;
 use fdpool::dial::resolve::{LookupShare, Resolve, ResolveContext};
 use socket2::{Domain, Socket, Type};
+use tokio::sync::oneshot;
 
 /// What a [`Script`] says.
 #[derive(Clone, Debug)]
@@ -22,8 +23,12 @@ pub enum Answer {
     Error(i32),
     /// Nothing, ever.
     Hangs,
-    /// Nothing, ever; and goes on when it is dropped, until the test lets it [end](Script::end_lookups).
+    /// Nothing, until the test lets it [end](Script::end_lookups), and then it fails; goes on when it is dropped.
     Blocks,
+    /// Says the other at once, and goes on nonetheless, until the test lets it [end](Script::end_lookups).
+    Leaves(Box<Answer>),
+    /// The other, after a time.
+    After(Duration, Box<Answer>),
     Panics,
 }
 
@@ -35,7 +40,7 @@ pub struct Script(Mutex<State>);
 struct State {
     answer: Answer,
     asked: Vec<String>,
-    blocked: Vec<LookupShare>,
+    blocked: Vec<(LookupShare, oneshot::Sender<()>)>,
 }
 
 impl Script {
@@ -72,20 +77,33 @@ fn parsed(ips: &[&str]) -> Vec<IpAddr> {
 
 impl Resolve for Script {
     async fn resolve(&self, host: &str, cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
-        let answer = {
+        let (blocks, ended) = oneshot::channel();
+        let mut answer = {
             let mut state = self.0.lock().unwrap();
             state.asked.push(host.to_owned());
-            if matches!(state.answer, Answer::Blocks) {
-                state.blocked.push(cx.share());
+            if matches!(state.answer, Answer::Blocks | Answer::Leaves(_)) {
+                state.blocked.push((cx.share(), blocks));
             }
             state.answer.clone()
         };
+        if let Answer::After(time, then) = answer {
+            tokio::time::sleep(time).await;
+            answer = *then;
+        }
+        if let Answer::Leaves(said) = answer {
+            answer = *said;
+        }
         match answer {
             Answer::Ips(ips) => Ok(ips),
             Answer::Fails => Err(io::Error::other("no server answers").into()),
             Answer::NoSuchName => Err(DialError::from(io::ErrorKind::NotFound).permanent()),
             Answer::Error(code) => Err(io::Error::from_raw_os_error(code).into()),
-            Answer::Hangs | Answer::Blocks => std::future::pending().await,
+            Answer::Hangs => std::future::pending().await,
+            Answer::Blocks => {
+                _ = ended.await;
+                Err(io::Error::other("it has ended").into())
+            }
+            Answer::Leaves(_) | Answer::After(..) => unreachable!("one within the other"),
             Answer::Panics => panic!("a resolver's panic"),
         }
     }

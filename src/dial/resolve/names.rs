@@ -1,11 +1,13 @@
 //! Looks names up, for dials and in the background, and remembers the answers: a resolver that fails keeps its last
 //! one, and a name that leads elsewhere is told to those who watch it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Id};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -22,8 +24,8 @@ const MOST_REFRESH: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long a dial waits for the resolver if there is a last answer: RFC 8767, section 5.
 const PATIENCE: Duration = Duration::from_millis(1800);
 
-/// Lookups in the background, which no slot stands for, of the whole process.
-static BACKGROUND: Semaphore = Semaphore::const_new(4);
+/// Lookups in the background, which no slot stands for, at a time on one runtime.
+const IN_BACKGROUND: usize = 4;
 
 /// A resolver, and what it last said.
 pub(in crate::dial) struct Names {
@@ -80,12 +82,20 @@ impl Names {
         cx: &DialContext,
     ) -> Result<Arc<[IpAddr]>, DialError> {
         let name = Name::enter(self, host);
+        let last = name.last();
+        if let Some(last) = last.filter(|_| name.entry(|entry| entry.is_asked_late(clock::instant()))) {
+            return Ok(last); // what the resolver says in the end is remembered
+        }
         let number = name.entry(Entry::ask);
         let context = ResolveContext::of_dial(cx);
         // CANCEL: the lookup goes, and what of it goes on keeps its share of the dial's slot.
-        let lookup = self.resolver.resolve(&name.host, &context);
-        let error = match name.patiently(lookup, &context, cx).await {
-            Some(Ok(ips)) if !ips.is_empty() => return Ok(name.answered(number, ips)),
+        let lookup = Arc::clone(&self.resolver).resolve(Arc::clone(&name.host), context.same());
+        let error = match name.patiently(lookup, number, &context, cx).await {
+            Some(Ok(ips)) if !ips.is_empty() => {
+                let ips = name.answered(number, ips);
+                context.end(cx).await;
+                return Ok(ips);
+            }
             Some(Ok(_)) => no_addresses(),
             Some(Err(error)) if error.is_permanent() || error.is_out_of_descriptors() => return Err(error),
             Some(Err(error)) => error,
@@ -93,6 +103,7 @@ impl Names {
         };
         let last = name.last().ok_or_else(|| error.clone())?;
         tracing::warn!(host, %error, addresses = ?last, "name not resolved, its last answer is used");
+        context.end(cx).await;
         Ok(last)
     }
 
@@ -148,10 +159,12 @@ impl Name {
         self.entry(|entry| entry.last(self.names.stale_for, now))
     }
 
-    /// What the resolver says, or `None` if it takes long and there is a last answer.
+    /// What the resolver says, or `None` if it takes long and there is a last answer: then it goes on by itself, if there is a
+    /// slot for it. What of it cannot be cancelled, and has none, is waited for.
     async fn patiently(
         &self,
-        mut lookup: Lookup<'_>,
+        mut lookup: Lookup,
+        number: u64,
         context: &ResolveContext,
         cx: &DialContext,
     ) -> Option<Result<Vec<IpAddr>, DialError>> {
@@ -161,10 +174,29 @@ impl Name {
         loop {
             match timeout(PATIENCE, lookup.as_mut()).await {
                 Ok(answer) => return Some(answer),
-                Err(_) if self.last().is_some() && context.part_with(cx) => return None,
+                Err(_) if self.last().is_none() => (),
+                Err(_) if context.part_with(cx) => {
+                    self.goes_on(number, lookup);
+                    return None;
+                }
+                Err(_) if !context.is_shared() => return None,
                 Err(_) => (),
             }
         }
+    }
+
+    /// A lookup that its dial does not wait for: what it says is remembered, and nobody else asks meanwhile.
+    fn goes_on(&self, number: u64, lookup: Lookup) {
+        let until = clock::instant() + LOOKUP_TIMEOUT;
+        let late = Late { name: Name::enter(&self.names, &self.host), number };
+        self.entry(|entry| entry.begin_late(number, until));
+        // CANCEL: given up in time, or with its runtime: then others ask again.
+        tokio::spawn(async move {
+            match timeout_at(until, lookup).await {
+                Ok(Ok(ips)) if !ips.is_empty() => drop(late.name.answered(number, ips)),
+                outcome => tracing::debug!(host = %late.name.host, ?outcome, "a slow resolver had no answer"),
+            }
+        });
     }
 
     /// Remembers an answer, and tells those who watch if it is new.
@@ -204,11 +236,12 @@ impl Name {
         // Whoever else watches the name waits for this: told when it ends, however it does.
         let mut claim = Claim { name: self, kept: true };
         // CANCEL: the claim is given up.
+        let place = places().acquire_owned().await.expect("BUG: the semaphore is never closed");
         let outcome = timeout(LOOKUP_TIMEOUT, async {
-            let place = BACKGROUND.acquire().await.expect("BUG: the semaphore is never closed");
             let number = self.entry(Entry::ask);
             let context = ResolveContext::in_background(place);
-            let ips = self.names.resolver.resolve(&self.host, &context).await?;
+            let resolver = Arc::clone(&self.names.resolver);
+            let ips = resolver.resolve(Arc::clone(&self.host), context).await?;
             if ips.is_empty() { Err(no_addresses()) } else { Ok((number, ips)) }
         });
         let error = match outcome.await {
@@ -251,6 +284,33 @@ impl Drop for Claim<'_> {
         });
         news.notify_waiters();
     }
+}
+
+/// A lookup that its dial did not wait for.
+struct Late {
+    name: Name,
+    number: u64,
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.name.entry(|entry| entry.end_late(self.number));
+    }
+}
+
+/// Those of this runtime. One that is not driven keeps its own from being used, and no other's.
+fn places() -> Arc<Semaphore> {
+    static OF_RUNTIMES: LazyLock<parking_lot::Mutex<HashMap<Id, Weak<Semaphore>>>> =
+        LazyLock::new(parking_lot::Mutex::default);
+    let mut all = OF_RUNTIMES.lock();
+    let here = Handle::current().id();
+    if let Some(places) = all.get(&here).and_then(Weak::upgrade) {
+        return places;
+    }
+    all.retain(|_, places| places.strong_count() > 0);
+    let places = Arc::new(Semaphore::new(IN_BACKGROUND));
+    all.insert(here, Arc::downgrade(&places));
+    places
 }
 
 fn no_addresses() -> DialError {

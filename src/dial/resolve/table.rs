@@ -38,6 +38,8 @@ pub(super) struct Entry {
     /// How many lookups have begun, and which of them the answer is of.
     asked: u64,
     answered: u64,
+    /// A lookup that no dial waits for any more, and until when nobody else asks.
+    late: Option<(u64, Instant)>,
     /// When it is to be looked up again, if it is watched.
     due: Option<Instant>,
     failing: bool,
@@ -128,6 +130,20 @@ impl Entry {
     pub(super) fn ask(&mut self) -> u64 {
         self.asked += 1;
         self.asked
+    }
+
+    /// A lookup goes on that no dial waits for.
+    pub(super) fn begin_late(&mut self, lookup: u64, until: Instant) {
+        self.late = Some((lookup, until));
+    }
+
+    pub(super) fn end_late(&mut self, lookup: u64) {
+        self.late.take_if(|(late, _)| *late == lookup);
+    }
+
+    /// Whether what is asked now is being asked already, of a resolver that is slow.
+    pub(super) fn is_asked_late(&self, now: Instant) -> bool {
+        self.late.is_some_and(|(_, until)| now < until)
     }
 
     /// A lookup has an answer. Tells what the name leads to, which is not that answer if a lookup that began later
