@@ -7,47 +7,76 @@ mod names;
 mod support;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use descriptors::{Filled, alone};
 use fdpool::dial::Tcp;
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext};
 use names::{BlackHole, Script, listen, sockets_to_port};
-use rustix::io::Errno;
 use support::assert_at_rest;
 
+/// A black hole, then an address that answers; dialled with one descriptor fewer than a race takes.
+fn raced() -> (BlackHole, Vec<std::net::TcpListener>, u16, Tcp) {
+    let (listeners, port) = listen(&["127.0.0.1"]);
+    let hole = BlackHole::at(SocketAddr::from(([127, 0, 0, 2], port)));
+    (hole, listeners, port, Tcp::default().resolver(Script::ips(&["127.0.0.2", "127.0.0.1"])))
+}
+
 #[test]
-fn a_racing_attempt_without_descriptor_ends_the_race_at_once() {
+fn a_racing_attempt_without_descriptor_leaves_the_one_under_way() {
     alone(async {
-        let (_listeners, port) = listen(&["127.0.0.1"]);
-        let _hole = BlackHole::at(SocketAddr::from(([127, 0, 0, 2], port)));
-        let before = sockets_to_port(port);
+        let (hole, _listeners, port, tcp) = raced();
+        let (idle, budget) = (support::Peer::listen(), Budget::new(1000));
+        let here = idle.resource(&budget);
+        here.get().await.unwrap().put();
+        let there = ConnResource::builder(("peers.test", port), tcp).budget(&budget).build();
         tokio::time::pause();
-        let tcp = Tcp::default().resolver(Script::ips(&["127.0.0.2", "127.0.0.1"]));
-        let (address, cx) = (Address::from(("peers.test", port)), DialContext::detached());
         let filled = Filled::leaving(1);
-        let dial = tokio::time::timeout(Duration::from_millis(300), tcp.dial(&address, &cx));
-        let error = dial.await.expect("at once").unwrap_err();
-        drop(filled); // counting takes descriptors
-        let code = error.get_ref().downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        assert_eq!(code, Some(Errno::MFILE.raw_os_error()), "{error}");
-        assert_eq!(sockets_to_port(port), before);
+        let mut get = there.get();
+        assert!(tokio::time::timeout(Duration::from_millis(300), &mut get).await.is_err());
+        let stats = budget.stats();
+        assert_eq!((stats.dialing, stats.held, stats.emfile), (1, 0, 0), "{stats:?}");
+        tokio::time::resume();
+        hole.open();
+        let conn = get.await.unwrap();
+        drop(filled);
+        assert_eq!(conn.peer_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 2]));
+        let stats = budget.stats();
+        assert_eq!(
+            (stats.emfile, stats.evicted, stats.dial_failures, stats.in_use, stats.idle),
+            (0, 0, 0, 1, 1),
+            "{stats:?}"
+        );
     });
 }
 
 #[test]
-fn a_racing_attempt_without_descriptor_evicts_and_the_race_begins_again() {
+fn an_address_that_found_no_descriptor_is_tried_in_place_of_the_one_under_way() {
     alone(async {
-        let (_listeners, port) = listen(&["127.0.0.1"]);
-        let _hole = BlackHole::at(SocketAddr::from(([127, 0, 0, 2], port)));
+        let (_hole, _listeners, port, tcp) = raced();
+        let before = sockets_to_port(port);
+        let (address, cx) = (Address::from(("peers.test", port)), DialContext::detached());
+        tokio::time::pause();
+        let filled = Filled::leaving(1);
+        let dial = tokio::time::timeout(Duration::from_millis(2020), tcp.dial(&address, &cx));
+        let stream = dial.await.expect("after 2 seconds").unwrap();
+        drop(filled); // counting takes descriptors
+        assert_eq!(stream.peer_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(sockets_to_port(port), before + 1);
+    });
+}
+
+#[test]
+fn a_race_whose_only_attempt_has_no_descriptor_evicts_and_begins_again() {
+    alone(async {
+        let (_hole, _listeners, port, tcp) = raced();
         let (idle, budget) = (support::Peer::listen(), Budget::new(1000));
         let here = idle.resource(&budget);
         here.get().await.unwrap().put();
-        tokio::time::pause();
-        let tcp = Tcp::default().resolver(Script::ips(&["127.0.0.2", "127.0.0.1"]));
         let there = ConnResource::builder(("peers.test", port), tcp).budget(&budget).build();
-        let filled = Filled::leaving(1);
+        tokio::time::pause();
+        let filled = Filled::leaving(0);
         let conn = there.get().await.unwrap();
         drop(filled);
         let stats = budget.stats();

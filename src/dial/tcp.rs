@@ -35,10 +35,10 @@ use target::Target;
 /// that the resolver puts first, each attempt 250 ms after the one before, or at once when one fails. The first
 /// connection wins; the others are closed before the dial returns.
 ///
-/// Each attempt beside another has a slot of its own ([`DialContext::try_extra_slot`]). If there is none, the attempts
-/// follow one another: each but the last makes way after 2 seconds, or less if there are more than three addresses
-/// (5 seconds among all but the last, but not less than 250 ms each). The [`attempt_delay`](Self::attempt_delay) and
-/// an [`attempt_timeout`](Self::attempt_timeout) can be set.
+/// Each attempt beside another has a slot of its own ([`DialContext::try_extra_slot`]). If there is none, or no
+/// descriptor, the attempts follow one another: each but the last makes way after 2 seconds, or less if there are more
+/// than three addresses (5 seconds among all but the last, but not less than 250 ms each). The
+/// [`attempt_delay`](Self::attempt_delay) and an [`attempt_timeout`](Self::attempt_timeout) can be set.
 ///
 /// Attempts that are lost are told as `tracing` events of level DEBUG.
 ///

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fdpool::DialError;
 use fdpool::dial::resolve::{LookupShare, Resolve, ResolveContext};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::oneshot;
 
 /// What a [`Script`] says.
@@ -137,7 +137,7 @@ pub fn has_ipv6() -> bool {
 
 /// An address that drops whatever is sent to it: a listener whose backlog is full.
 pub struct BlackHole {
-    _listener: TcpListener,
+    listener: TcpListener,
     _filling: Vec<TcpStream>,
 }
 
@@ -153,7 +153,12 @@ impl BlackHole {
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
             filling.push(stream);
         }
-        Self { _listener: socket.into(), _filling: filling }
+        Self { listener: socket.into(), _filling: filling }
+    }
+
+    /// It answers from now on: the kernel sends again what it has dropped, a second after the first time.
+    pub fn open(&self) {
+        SockRef::from(&self.listener).listen(16).unwrap();
     }
 }
 

@@ -89,6 +89,12 @@ impl Schedule {
         Step::Wait(self.due)
     }
 
+    /// An attempt beside the others found no descriptor: from now on each makes way for the next.
+    pub(super) fn without_descriptor(&mut self) {
+        self.delay = None;
+        self.due = Duration::ZERO;
+    }
+
     /// An attempt began.
     pub(super) fn begun(&mut self, now: Duration) {
         self.due = now + self.delay.unwrap_or(Duration::ZERO);
@@ -180,6 +186,21 @@ mod tests {
         assert_eq!(schedule.next(ms(500), Some(ms(0))), Step::BeginBeside);
         assert_eq!(schedule.without_slot(ms(1900), ms(0)), Step::Wait(ms(2000)));
         assert_eq!(schedule.without_slot(ms(2000), ms(0)), Step::Replace);
+    }
+
+    #[test]
+    fn without_descriptor_no_other_begins_beside_those_that_run() {
+        let mut schedule = Schedule::new(Some(ms(250)), 3);
+        schedule.begun(ms(0));
+        assert_eq!(schedule.next(ms(250), Some(ms(0))), Step::BeginBeside);
+        schedule.begun(ms(250));
+        schedule.without_descriptor();
+        assert_eq!(schedule.next(ms(250), Some(ms(0))), Step::Wait(ms(2000)));
+        schedule.failed();
+        assert_eq!(schedule.next(ms(300), None), Step::Begin);
+        schedule.begun(ms(300));
+        assert_eq!(schedule.next(ms(2299), Some(ms(300))), Step::Wait(ms(2300)));
+        assert_eq!(schedule.next(ms(2300), Some(ms(300))), Step::Replace);
     }
 
     #[test]

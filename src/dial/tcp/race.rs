@@ -1,6 +1,7 @@
 //! Connects to the first of several addresses that answers. Each attempt but one runs with a slot of its own;
 //! what is left over at the end is closed, and then its slots go.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::error::is_out_of_descriptors;
 /// Why there is no connection.
 #[derive(Debug)]
 pub(super) enum Lost {
-    /// The process or the system has no descriptor left: no address would do better.
+    /// The process or the system has not one descriptor left: no address would do better.
     NoDescriptor(io::Error),
     /// Each address failed, in this order.
     All(Vec<(SocketAddr, io::Error)>),
@@ -42,13 +43,13 @@ pub(super) async fn race(
         });
     }
     let start = clock::instant();
-    let mut waiting = addresses.iter().copied().peekable();
+    let mut waiting: VecDeque<_> = addresses.iter().copied().collect();
     let mut schedule = Schedule::new(options.attempt_delay, addresses.len());
     let mut race = Race { running: Vec::new(), extra: Vec::new(), start };
     let mut failures = Vec::new();
     loop {
         let mut wake = None;
-        if let Some(&address) = waiting.peek() {
+        if let Some(&address) = waiting.front() {
             let elapsed = race.elapsed();
             let mut step = schedule.next(elapsed, race.oldest());
             if step == Step::BeginBeside {
@@ -65,7 +66,7 @@ pub(super) async fn race(
                         let error = gave_way(elapsed.saturating_sub(attempt.began));
                         failures.push(attempt.failed(elapsed, error));
                     }
-                    waiting.next();
+                    waiting.pop_front();
                     race.running.push(Attempt::new(address, options, elapsed));
                     schedule.begun(elapsed);
                     continue;
@@ -82,11 +83,18 @@ pub(super) async fn race(
                 race.call_off();
                 return Ok(stream);
             }
-            Err(error) if is_out_of_descriptors(&error) => return Err(Lost::NoDescriptor(error)),
+            Err(error) if is_out_of_descriptors(&error) => {
+                let (address, error) = attempt.failed(race.elapsed(), error);
+                if race.running.is_empty() {
+                    return Err(Lost::NoDescriptor(error));
+                }
+                race.give_back();
+                waiting.push_front(address);
+                schedule.without_descriptor();
+            }
             Err(error) => {
                 failures.push(attempt.failed(race.elapsed(), error));
-                // After the attempt's descriptor is closed (I2), whichever slot it had: they are alike.
-                race.extra.truncate(race.running.len().saturating_sub(1));
+                race.give_back();
                 schedule.failed();
             }
         }
@@ -139,6 +147,11 @@ impl Race<'_> {
             Some(wake) => tokio::time::timeout_at(wake, ended).await.ok(),
             None => Some(ended.await),
         }
+    }
+
+    /// The slot of an attempt that has ended, whichever it had: they are alike. After its descriptor is closed (I2).
+    fn give_back(&mut self) {
+        self.extra.truncate(self.running.len().saturating_sub(1));
     }
 
     /// One has won: closes the others.
