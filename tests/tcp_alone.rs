@@ -96,18 +96,24 @@ fn a_race_whose_only_attempt_has_no_descriptor_evicts_and_begins_again() {
 #[test]
 fn nobody_connects_to_itself() {
     alone(async {
-        let even = (40_000..50_000).step_by(2).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let free = even.into_iter().find(|address| std::net::TcpListener::bind(address).is_ok());
-        let address = Address::from(free.expect("a free port"));
-        let cx = DialContext::detached();
-        for _ in 0..100_000 {
-            let error = Tcp::default().dial(&address, &cx).await.unwrap_err();
-            assert_eq!(error.io_kind(), Some(io::ErrorKind::ConnectionRefused));
-            let by_the_kernel = error.get_ref().downcast_ref::<io::Error>().unwrap().raw_os_error();
-            if by_the_kernel.is_none() {
-                return;
-            }
+        for ip in [[127, 0, 0, 1], [0, 0, 0, 0]] {
+            connect_to_a_free_port(ip).await;
         }
-        eprintln!("the kernel never chose the peer's port");
     });
+}
+
+async fn connect_to_a_free_port(ip: [u8; 4]) {
+    let even = (40_000..50_000).step_by(2).map(|port| SocketAddr::from((ip, port)));
+    let free = even.into_iter().find(|address| std::net::TcpListener::bind(address).is_ok());
+    let address = Address::from(free.expect("a free port"));
+    let cx = DialContext::detached();
+    for _ in 0..100_000 {
+        let error = Tcp::default().dial(&address, &cx).await.unwrap_err();
+        assert_eq!(error.io_kind(), Some(io::ErrorKind::ConnectionRefused));
+        let by_the_kernel = error.get_ref().downcast_ref::<io::Error>().unwrap().raw_os_error();
+        if by_the_kernel.is_none() {
+            return;
+        }
+    }
+    eprintln!("the kernel never chose the peer's port");
 }

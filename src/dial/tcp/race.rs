@@ -206,17 +206,19 @@ async fn connect(address: SocketAddr, options: &Options) -> io::Result<TcpStream
     {
         return Err(error);
     }
-    // To a free port of its own machine that the kernel also chose for its own end: nobody is there.
-    if stream.local_addr()? == address {
+    // To a free port of its own machine that the kernel also chose for its own end: nobody is there. An address that is
+    // unspecified has become another, so the peer's is asked for; the port tells without a call almost always.
+    let own = stream.local_addr()?;
+    if own.port() == address.port() && own == stream.peer_addr()? {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens: connected to itself"));
     }
     Ok(stream)
 }
 
-/// What a socket says that does not wait for its connection.
+/// What a socket says that does not wait for its connection. Where it is not Windows, one that would block has not begun.
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error())
-        || error.kind() == io::ErrorKind::WouldBlock
+        || (cfg!(windows) && error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn no_answer(timeout: Duration) -> io::Error {
@@ -226,4 +228,17 @@ fn no_answer(timeout: Duration) -> io::Error {
 fn gave_way(took: Duration) -> io::Error {
     let said = format!("no answer for {took:.1?}, and no slot to try the next address beside it");
     io::Error::new(io::ErrorKind::TimedOut, said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_socket_that_cannot_connect_now_is_not_connecting() {
+        let told = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(is_under_way(&told(Errno::INPROGRESS)));
+        assert!(!is_under_way(&told(Errno::AGAIN)));
+    }
 }
