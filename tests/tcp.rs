@@ -256,6 +256,26 @@ async fn names_of_one_family_work() {
     }
 }
 
+#[tokio::test]
+async fn a_name_that_leads_to_an_unspecified_address_leads_to_this_machine() {
+    for (ip, from) in [("0.0.0.0", None), ("0.0.0.0", Some("127.0.0.2")), ("::", None)] {
+        if ip == "::" && !has_ipv6() {
+            continue;
+        }
+        let (_listeners, port) = listen(&[ip]);
+        let (address, script) = (Address::from(("peers.test", port)), Script::ips(&[ip]));
+        let mut tcp = Tcp::default().resolver(Arc::clone(&script));
+        if let Some(from) = from {
+            tcp = tcp.local_address(from.parse().unwrap());
+        }
+        let stream = tcp.dial(&address, &DialContext::detached()).await.unwrap();
+        assert!(tcp.is_current(&address, &stream), "{stream:?}");
+        script.say_ips(&["127.0.0.9", "::9"]);
+        let later = poll(&mut Box::pin(tcp.dial(&address, &DialContext::detached())));
+        assert!(later.is_pending() && !tcp.is_current(&address, &stream), "{stream:?}");
+    }
+}
+
 /// The addresses of attempts that were lost, as the events name them.
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<String>>>);

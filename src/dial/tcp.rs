@@ -1,7 +1,7 @@
 //! Plain TCP: what can be set, and a dial from the address to the stream. Only connects.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -242,6 +242,19 @@ fn unreached() -> DialError {
     io::Error::new(io::ErrorKind::AddrNotAvailable, said).into()
 }
 
+/// Whether it may be where an unspecified address leads: to loopback, or to where the connection comes from.
+fn is_of_this_machine(stream: &TcpStream, peer: IpAddr) -> bool {
+    peer.is_loopback() || stream.local_addr().is_ok_and(|own| own.ip() == peer)
+}
+
+/// Of the same family.
+fn unspecified(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 impl Dial for Tcp {
     type Conn = TcpStream;
 
@@ -273,7 +286,11 @@ impl Dial for Tcp {
     /// Whether its peer's address is among those of the name.
     fn is_current(&self, address: &Address, stream: &TcpStream) -> bool {
         match (Target::parse(address.as_str()), stream.peer_addr()) {
-            (Ok(Target::Name { host, .. }), Ok(peer)) => self.names.leads_to(host, peer.ip()),
+            (Ok(Target::Name { host, .. }), Ok(peer)) => {
+                self.names.leads_to(host, peer.ip())
+                    || (is_of_this_machine(stream, peer.ip())
+                        && self.names.leads_to(host, unspecified(peer.ip())))
+            }
             // No name, or a connection that is no longer one: `check` says so.
             _ => true,
         }
