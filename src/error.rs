@@ -332,6 +332,7 @@ impl DialError {
     }
 
     /// Whether dialing again cannot mend it. Malformed addresses are; everything else of the network may pass.
+    /// An [`io::Error`] of kind `InvalidInput` is too, unless it is the system's own (`EINVAL`).
     pub fn is_permanent(&self) -> bool {
         self.0.permanent
     }
@@ -358,7 +359,7 @@ impl DialError {
 
 impl From<io::Error> for DialError {
     fn from(error: io::Error) -> Self {
-        let permanent = error.kind() == io::ErrorKind::InvalidInput;
+        let permanent = is_wrong_input(&error);
         let error = Self::new(error);
         if permanent { error.permanent() } else { error }
     }
@@ -422,4 +423,24 @@ pub struct GlobalAlreadySet;
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     let exhausted = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
     error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+}
+
+/// What was asked for makes no sense. The system's EINVAL is none of that: it may be of an interface that is not up.
+pub(crate) fn is_wrong_input(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_wrong_for_good_only_if_it_is_not_the_system_that_says_so() {
+        let ours = io::Error::new(io::ErrorKind::InvalidInput, "no port");
+        assert!(DialError::from(ours).is_permanent());
+        assert!(DialError::from(io::ErrorKind::InvalidInput).is_permanent());
+        let systems = io::Error::from_raw_os_error(Errno::INVAL.raw_os_error());
+        assert_eq!(systems.kind(), io::ErrorKind::InvalidInput);
+        assert!(!DialError::from(systems).is_permanent());
+    }
 }

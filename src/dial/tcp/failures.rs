@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use crate::error::DialError;
+use crate::error::{DialError, is_wrong_input};
 
 /// How many addresses an error names.
 const NAMED: usize = 4;
@@ -63,7 +63,7 @@ impl Error for AttemptsFailed {
 
 impl From<AttemptsFailed> for DialError {
     fn from(failed: AttemptsFailed) -> Self {
-        let permanent = failed.0.iter().all(|(_, error)| error.kind() == ErrorKind::InvalidInput);
+        let permanent = failed.0.iter().all(|(_, error)| is_wrong_input(error));
         let error = DialError::new(failed);
         if permanent { error.permanent() } else { error }
     }
@@ -71,6 +71,8 @@ impl From<AttemptsFailed> for DialError {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     fn failed(kinds: &[ErrorKind]) -> AttemptsFailed {
@@ -109,5 +111,8 @@ mod tests {
         use ErrorKind::{InvalidInput, TimedOut};
         assert!(DialError::from(failed(&[InvalidInput, InvalidInput])).is_permanent());
         assert!(!DialError::from(failed(&[InvalidInput, TimedOut])).is_permanent());
+        let systems = io::Error::from_raw_os_error(Errno::INVAL.raw_os_error());
+        let failed = AttemptsFailed::new(vec![(([10, 0, 0, 1], 80).into(), systems)]);
+        assert!(!DialError::from(failed).is_permanent());
     }
 }
