@@ -415,6 +415,25 @@ async fn a_local_address_of_one_family_dials_that_family_only() {
 }
 
 #[tokio::test]
+async fn an_interface_names_the_zone_of_an_ipv6_address() {
+    if !has_ipv6() {
+        return;
+    }
+    let (_listeners, port) = listen(&["::1"]);
+    let dial = async |host: &str| {
+        let address = Address::from((host, port));
+        Tcp::default().dial(&address, &DialContext::detached()).await
+    };
+    let stream = dial("::1%lo").await.unwrap();
+    assert_eq!(stream.peer_addr().unwrap().port(), port);
+    let error = dial("fe80::1%lo").await.unwrap_err();
+    assert!(!error.is_permanent() && error.io_kind().is_some(), "nobody is there: {error}");
+    let error = dial("fe80::1%nosuch0").await.unwrap_err();
+    assert_eq!((error.io_kind(), error.is_permanent()), (Some(ErrorKind::NotFound), false));
+    assert!(error.to_string().contains("nosuch0"), "{error}");
+}
+
+#[tokio::test]
 async fn a_device_that_is_not_there_fails_the_dial() {
     let error = connected(Tcp::default().bind_device("nosuchdevice0")).await.unwrap_err();
     assert!(error.io_kind().is_some(), "{error}");

@@ -1,7 +1,7 @@
 //! Plain TCP: what can be set, and a dial from the address to the stream. Only connects.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,13 +19,15 @@ mod happy;
 mod options;
 mod race;
 mod target;
+mod zone;
 
 use failures::AttemptsFailed;
 use options::Options;
 use race::Lost;
 use target::Target;
 
-/// Dials `host:port` over TCP. The host is a name or an IP address, IPv6 in brackets.
+/// Dials `host:port` over TCP. The host is a name or an IP address, IPv6 in brackets. The zone of a link-local address
+/// is the number of an interface or, on Linux, its name: `[fe80::1%eth0]:80`. One that is not there may be later.
 ///
 /// Cheap to clone. Clones share what they know of names.
 ///
@@ -259,12 +261,16 @@ impl Dial for Tcp {
     type Conn = TcpStream;
 
     async fn dial(&self, address: &Address, cx: &DialContext) -> Result<TcpStream, DialError> {
-        match Target::parse(address.as_str())? {
-            Target::Socket(peer) if !self.options.local.reaches(peer) => Err(unreached().permanent()),
-            Target::Socket(peer) => race::alone(peer, &self.options).await.map_err(DialError::from),
+        let peer = match Target::parse(address.as_str())? {
+            Target::Socket(peer) => peer,
+            Target::Zoned { ip, zone, port } => SocketAddrV6::new(ip, port, 0, zone::number(zone)?).into(),
             // In a box, so that the usual dial is small.
-            Target::Name { host, port } => Box::pin(self.dial_name(host, port, cx)).await,
+            Target::Name { host, port } => return Box::pin(self.dial_name(host, port, cx)).await,
+        };
+        if !self.options.local.reaches(peer) {
+            return Err(unreached().permanent());
         }
+        race::alone(peer, &self.options).await.map_err(DialError::from)
     }
 
     fn check(&self, stream: &mut TcpStream, cx: &CheckContext) -> Fitness {

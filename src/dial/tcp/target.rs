@@ -1,6 +1,6 @@
 //! What an address means to TCP: an IP address and a port, or a name and a port. Pure.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use crate::error::DialError;
 
@@ -8,7 +8,16 @@ use crate::error::DialError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target<'a> {
     Socket(SocketAddr),
-    Name { host: &'a str, port: u16 },
+    /// An address in the zone of an interface that is named. One in a numbered zone is a socket's.
+    Zoned {
+        ip: Ipv6Addr,
+        zone: &'a str,
+        port: u16,
+    },
+    Name {
+        host: &'a str,
+        port: u16,
+    },
 }
 
 impl<'a> Target<'a> {
@@ -19,10 +28,11 @@ impl<'a> Target<'a> {
         }
         let fault = match address.rsplit_once(':') {
             None => Fault::NoPort,
-            Some((host, port)) => match (fault_of(host), port_of(port)) {
-                (None, Some(port)) => return Ok(Self::Name { host, port }),
-                (None, None) => Fault::Port,
-                (Some(fault), _) => fault,
+            Some((host, port)) => match (zoned(host), fault_of(host), port_of(port)) {
+                (Some((ip, zone)), _, Some(port)) => return Ok(Self::Zoned { ip, zone, port }),
+                (None, None, Some(port)) => return Ok(Self::Name { host, port }),
+                (None, Some(fault), _) => fault,
+                (_, _, None) => Fault::Port,
             },
         };
         Err(BadAddress { address: address.chars().take(QUOTED).collect(), fault })
@@ -35,6 +45,16 @@ const QUOTED: usize = 300;
 fn port_of(port: &str) -> Option<u16> {
     // Not as lenient as `parse`, which takes "+80".
     port.bytes().all(|digit| digit.is_ascii_digit()).then(|| port.parse().ok()).flatten()
+}
+
+/// An IPv6 address in brackets and the name of an interface: `[fe80::1%eth0]`.
+fn zoned(host: &str) -> Option<(Ipv6Addr, &str)> {
+    let (ip, zone) = host.strip_prefix('[')?.strip_suffix(']')?.split_once('%')?;
+    let stray = |c: char| c.is_whitespace() || c.is_control() || "/[]%".contains(c);
+    // A number that is none of a zone's is no name.
+    let is_number = zone.bytes().all(|byte| byte.is_ascii_digit());
+    let ip = ip.parse().ok()?;
+    (!is_number && !zone.chars().any(stray)).then_some((ip, zone))
 }
 
 /// What no resolver could make sense of. What is none of an internet host's business but may be another
@@ -110,6 +130,15 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_may_be_the_name_of_an_interface() {
+        let ip = "fe80::1".parse().unwrap();
+        for zone in ["eth0", "enp3s0.7", "br-1f", "0x"] {
+            let address = format!("[fe80::1%{zone}]:80");
+            assert_eq!(Target::parse(&address), Ok(Target::Zoned { ip, zone, port: 80 }), "{zone}");
+        }
+    }
+
+    #[test]
     fn addresses_that_are_no_host_and_port_are_told_what_is_wrong() {
         let long = format!("{}:80", "a".repeat(64));
         let longer = format!("{}a:80", "a.".repeat(127));
@@ -123,6 +152,16 @@ mod tests {
             ("[::1]80", Fault::Ip),
             ("[abc]:80", Fault::Ip),
             ("[1.2.3.4]:80", Fault::Ip),
+            ("[fe80::1%]:80", Fault::Ip),
+            ("[fe80::1%99999999999]:80", Fault::Ip),
+            ("[fe80::1%a b]:80", Fault::Ip),
+            ("[fe80::1%a%b]:80", Fault::Ip),
+            ("[fe80::1%a/b]:80", Fault::Ip),
+            ("[1.2.3.4%eth0]:80", Fault::Ip),
+            ("[example%eth0]:80", Fault::Ip),
+            ("fe80::1%eth0:80", Fault::Ip),
+            ("[fe80::1%eth0]", Fault::Ip),
+            ("[fe80::1%eth0]:65536", Fault::Port),
             ("http://a:80", Fault::Ip),
             (":80", Fault::NoHost),
             (".:80", Fault::NoHost),
