@@ -22,15 +22,32 @@ const NO_SUCH_NAME: u8 = 3;
 
 /// A name server that knows one address, 127.0.0.1, for all names; or answers with a code.
 async fn server(code: u8) -> SocketAddr {
+    server_of(move |_| code).await
+}
+
+/// The same, with a code of each name's own.
+async fn server_of(code: impl Fn(&str) -> u8 + Send + 'static) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut query = [0; 512];
         while let Ok((_, client)) = socket.recv_from(&mut query).await {
+            let code = code(&asked(&query).to_lowercase());
             socket.send_to(&answer(&query, code), client).await.unwrap();
         }
     });
     address
+}
+
+/// The name in a query, written with its dot at the end.
+fn asked(query: &[u8]) -> String {
+    let (mut name, mut rest) = (String::new(), &query[12..]);
+    while let [length @ 1..=63, after @ ..] = rest {
+        let (label, others) = after.split_at(usize::from(*length));
+        name += &format!("{}.", String::from_utf8_lossy(label));
+        rest = others;
+    }
+    name
 }
 
 /// RFC 1035, section 4: the question again, and an A record for one of type A.
@@ -49,10 +66,16 @@ fn answer(query: &[u8], code: u8) -> Vec<u8> {
 }
 
 fn hickory(server: SocketAddr) -> Hickory {
+    searching(&[], server)
+}
+
+/// With a search list.
+fn searching(domains: &[&str], server: SocketAddr) -> Hickory {
     let mut udp = ConnectionConfig::udp();
     udp.port = server.port();
     let server = NameServerConfig::new(server.ip(), true, vec![udp]);
-    let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+    let search = domains.iter().map(|domain| domain.parse().unwrap()).collect();
+    let config = ResolverConfig::from_parts(None, search, vec![server]);
     let resolver: TokioResolver =
         Resolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
     Hickory::new(resolver)
@@ -82,6 +105,46 @@ async fn a_name_that_does_not_exist_is_a_permanent_error_and_a_server_that_fails
     assert_eq!((error.is_permanent(), error.io_kind()), (true, Some(ErrorKind::NotFound)), "{error}");
     let error = resolve(SERVER_FAILURE).await.unwrap_err();
     assert!(!error.is_permanent(), "{error}");
+}
+
+#[tokio::test]
+async fn a_name_does_not_exist_for_good_only_if_no_other_was_asked_for_it() {
+    let knows_none = server(NO_SUCH_NAME).await;
+    let failing_search = server_of(|name| match name {
+        "x.search.test." => SERVER_FAILURE,
+        _ => NO_SUCH_NAME,
+    });
+    let failing_search = failing_search.await;
+    let failing = server_of(|name| match name {
+        "x.y." => SERVER_FAILURE,
+        _ => NO_SUCH_NAME,
+    });
+    let failing = failing.await;
+    for (server, search, host, permanent) in [
+        (knows_none, &[][..], "x.y", true),
+        (knows_none, &[], "X.Y", true),
+        (knows_none, &["search.test."], "x.y.", true),
+        (knows_none, &["search.test."], "x.", true),
+        (failing_search, &["search.test."], "x", false),
+        (failing, &["search.test."], "x.y", false),
+    ] {
+        let answer = searching(search, server).resolve(host, &ResolveContext::detached()).await;
+        let error = answer.unwrap_err();
+        assert_eq!((error.is_permanent(), error.io_kind()), (permanent, Some(ErrorKind::NotFound)), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_may_be_no_host_name_and_what_can_be_no_name_is_a_permanent_error() {
+    let hickory = hickory(server(NO_ERROR).await);
+    for host in ["my_service.test.", "my_service", "_http._tcp.test.", "münchen.test."] {
+        let addresses = hickory.resolve(host, &ResolveContext::detached()).await.unwrap();
+        assert_eq!(addresses, [IpAddr::from(Ipv4Addr::LOCALHOST)], "{host}");
+    }
+    for host in [format!("{}.test.", "a".repeat(64)), "ü".repeat(63), "a.".repeat(128)] {
+        let error = hickory.resolve(&host, &ResolveContext::detached()).await.unwrap_err();
+        assert_eq!((error.is_permanent(), error.io_kind()), (true, Some(ErrorKind::InvalidInput)), "{host}");
+    }
 }
 
 #[tokio::test]

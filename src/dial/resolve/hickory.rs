@@ -5,7 +5,8 @@ use std::io;
 use std::net::IpAddr;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::net::NetError;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::rr::Name;
 
 use super::{Resolve, ResolveContext};
 use crate::error::DialError;
@@ -15,13 +16,20 @@ use crate::error::DialError;
 /// A lookup ends when its dial does, and takes no thread. Answers are kept as long as they say (their TTL): a change
 /// is seen [`refresh`](crate::dial::Tcp::refresh) after that. IPv6 addresses come first.
 ///
-/// The slot of its dial stands for a lookup's socket. Those that hickory keeps open between lookups, to a name server
-/// that is asked over TCP, are of its own: leave room for them in the [reserve](crate::BudgetBuilder::reserve).
+/// IPv4 and IPv6 addresses are asked for at the same time. Where one of the two has no answer in time, what the other
+/// says is the answer.
+///
+/// The slot of its dial stands for one of a lookup's sockets. There are two, one for each kind of address, and as many
+/// again where an answer is long in coming; those to a name server that is asked over TCP are kept open between
+/// lookups. Leave room for the others in the [reserve](crate::BudgetBuilder::reserve).
 ///
 /// # Errors
 ///
-/// Permanent: a name that does not exist (NXDOMAIN), with the kind [`NotFound`](io::ErrorKind::NotFound), and one that
-/// cannot. Every other may pass.
+/// Permanent: what cannot be a name ([`InvalidInput`](io::ErrorKind::InvalidInput)), and a name that does not exist
+/// (NXDOMAIN, [`NotFound`](io::ErrorKind::NotFound)) if it was asked for as it stands, and nothing after it: one that
+/// ends with a dot, or has more parts than `ndots` and no search list to go on with. With a search list the answer is
+/// that of the last name made by it, whatever became of those before: `NotFound` too, but it may pass. So may every
+/// other error.
 ///
 /// # Examples
 ///
@@ -38,13 +46,18 @@ use crate::error::DialError;
 pub struct Hickory(TokioResolver);
 
 impl Hickory {
-    /// As the system is configured: `/etc/resolv.conf`, read now, and `/etc/hosts`.
+    /// As the system is configured: `/etc/resolv.conf`, read now, and `/etc/hosts`. Of several name servers one is asked
+    /// at a time.
     ///
     /// # Errors
     ///
     /// The configuration cannot be read, or makes no sense.
     pub fn from_system() -> io::Result<Self> {
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+        let resolver = TokioResolver::builder_tokio().and_then(|mut builder| {
+            // Each server more would be sockets more.
+            builder.options_mut().num_concurrent_reqs = 1;
+            builder.build()
+        });
         Ok(Self(resolver.map_err(io_error)?))
     }
 
@@ -56,19 +69,36 @@ impl Hickory {
 
 impl Resolve for Hickory {
     async fn resolve(&self, host: &str, _cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
-        match self.0.lookup_ip(host).await {
+        // As a string it would have to be the name of a host: underscores are not in those.
+        let name = Name::from_str_relaxed(host).map_err(|error| {
+            let what = format!("{host:?} cannot be a name: {error}");
+            DialError::from(io::Error::new(io::ErrorKind::InvalidInput, what)).permanent()
+        })?;
+        match self.0.lookup_ip(name.clone()).await {
             Ok(answer) => {
                 let (v6, v4): (Vec<_>, Vec<_>) = answer.iter().partition(IpAddr::is_ipv6);
                 Ok([v6, v4].concat())
             }
             Err(error) if error.is_nx_domain() => {
-                let none = io::Error::new(io::ErrorKind::NotFound, format!("no such name: {error}"));
-                Err(DialError::from(none).permanent())
+                let what = format!("no such name: {error}");
+                let none = DialError::from(io::Error::new(io::ErrorKind::NotFound, what));
+                Err(if is_final(&error, name, self.0.options().ndots) { none.permanent() } else { none })
             }
-            Err(error @ NetError::Proto(_)) => Err(DialError::new(error)),
-            Err(error) => Err(io_error(error).into()),
+            // Whatever its kind is: nothing of a lookup is for good.
+            Err(error) => Err(DialError::new(io_error(error))),
         }
     }
+}
+
+/// Whether the error is of the name as it stands, and of no other. One with dots enough is asked for first, and then
+/// what the search list makes of it; the last answer is what is told.
+fn is_final(error: &NetError, mut name: Name, ndots: usize) -> bool {
+    if name.is_fqdn() {
+        return true;
+    }
+    let is_first = usize::from(name.num_labels()) > ndots;
+    name.set_fqdn(true);
+    matches!(error, NetError::Dns(DnsError::NoRecordsFound(none)) if is_first && *none.query.name() == name)
 }
 
 /// Its kind, and its code where it has one.
@@ -86,5 +116,15 @@ fn io_error(error: NetError) -> io::Error {
 impl fmt::Debug for Hickory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Hickory").finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_server_of_the_systems_is_asked_at_a_time() {
+        assert_eq!(Hickory::from_system().unwrap().0.options().num_concurrent_reqs, 1);
     }
 }
