@@ -23,7 +23,9 @@ use table::{Shard, Table};
 /// For programs whose addresses are not known beforehand: proxies, crawlers, clients of services that come and go. An
 /// address that was not asked for in [`forget_after`](PeersBuilder::forget_after), has nothing open and whose resource
 /// nobody holds is forgotten, with the memory of how often it is wanted. That is seen to bit by bit by those who ask
-/// for others: no call takes long for it, and there is no task.
+/// for others: no call takes long for it, and there is no task. One that has its stock
+/// ([`min_idle`](ConnResourceBuilder::min_idle)) has something open, and is not forgotten until it is
+/// [told to](Peers::retain).
 ///
 /// A handle: cheap to clone. When the last clone is dropped, so are its handles of the resources.
 ///
@@ -170,8 +172,11 @@ impl<C: Send + 'static> Peers<C> {
             leaving.retain(|resource| !keep(resource.address(), resource));
             for resource in leaving {
                 let forgotten = shard.lock().remove(&resource);
-                resource.schedule_close();
                 drop(forgotten);
+                // Otherwise its end closes what there is. No stock is dialled for who is about to go.
+                if !resource.is_sole_handle() {
+                    resource.schedule_close();
+                }
             }
         }
     }

@@ -132,6 +132,26 @@ async fn retain_forgets_and_closes() {
 }
 
 #[tokio::test]
+async fn no_stock_is_dialled_of_addresses_that_are_forgotten() {
+    let (budget, script) = (Budget::new(10), Arc::<Script>::default());
+    let dialer = FakeDialer(Arc::clone(&script));
+    let peers =
+        Peers::builder(dialer).budget(&budget).configure(|resource| resource.min_idle(1).max_idle(1)).build();
+    peers.get("a").await.unwrap().put();
+    let (used, handle) = (peers.get("b").await.unwrap(), peers.resource("b"));
+    settle().await;
+    assert_eq!((script.open(), budget.stats().idle), (3, 2));
+    let dials = budget.stats().dials;
+    peers.clear();
+    assert_eq!((budget.stats().dials, budget.stats().dialing), (dials + 1, 1), "for who holds b still");
+    settle().await;
+    drop(handle);
+    used.put();
+    assert_eq!(script.open(), 0);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
 async fn a_closed_resource_is_replaced_when_its_address_is_asked_for() {
     let (budget, script) = (Budget::new(10), Arc::<Script>::default());
     let peers = fakes(&budget, &script);
