@@ -398,3 +398,23 @@ async fn what_rests_when_a_budget_closes_is_retired_and_not_evicted() {
     assert!(budget.close(Duration::ZERO).await.is_clean());
     assert_eq!((budget.stats().evicted, budget.stats().retired), (0, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_tracks_holds_names_by_address_what_is_none() {
+    let budget = Budget::builder().limit(4).track_holds(true).build().unwrap();
+    let (answering, silent) = (Arc::<Script>::default(), Script::manual());
+    let (used, dialled) = (fakes("used", &budget, &answering), fakes("dialled", &budget, &silent));
+    let conn = used.get().await.unwrap();
+    let mut get = dialled.get();
+    assert!(poll(&mut get).is_pending());
+    let told = |holders: &[fdpool::Holder]| -> Vec<_> {
+        let told = holders.iter();
+        told.map(|holder| (holder.address.clone().unwrap(), holder.slots, holder.site.is_some())).collect()
+    };
+    let report = dialled.close(Duration::from_millis(10)).await;
+    assert_eq!(told(&report.holders), [("dialled".into(), 1, false)], "{report}");
+    let report = budget.close(Duration::from_millis(10)).await;
+    let expected = [("used".into(), 1, true), ("dialled".into(), 1, false)];
+    assert_eq!((report.still_open, told(&report.holders)), (2, expected.to_vec()), "{report}");
+    drop((get, conn));
+}

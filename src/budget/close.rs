@@ -37,8 +37,8 @@ use crate::text::Number;
 pub struct CloseReport {
     /// Slots that were still out: connections in use, dials under way, slots held.
     pub still_open: usize,
-    /// Who has them: the longest holds first, with the place in the code if the budget
-    /// [tracks](crate::BudgetBuilder::track_holds) them, else the addresses with most.
+    /// Who has them. If the budget [tracks](crate::BudgetBuilder::track_holds) holds, those first, the longest at the
+    /// front, with the place in the code; then the addresses with most of the rest.
     pub holders: Vec<Holder>,
 }
 

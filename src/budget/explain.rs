@@ -135,7 +135,8 @@ pub struct Holder {
     pub address: Option<Address>,
     /// How many slots.
     pub slots: usize,
-    /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it.
+    /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it, or it is a dial, or nobody's:
+    /// a descriptor that is still to be closed.
     pub held_for: Option<Duration>,
     /// The place in the code that called `get` or `acquire`. `None`: as above, or an object of a pool that
     /// does not tell who called it.
@@ -178,30 +179,39 @@ fn address_lines(books: &Books, account: AccountId, now: Tick) -> Vec<AddressLin
     books.seats_of(account).map(line).collect()
 }
 
-/// Who still has something, the longest holds first, or else the addresses with most; of one resource, or of all.
+/// Who still has something, of one resource or of all: the holds that are tracked, the longest first, then what nobody is
+/// noted for, dials and what is closing, by the addresses with most.
 pub(super) fn holders(partition: &Partition, of: Option<ResourceId>) -> Vec<Holder> {
     let now = clock::now();
-    if let Some(holds) = &partition.ledger.holds {
-        let held = holds.of(partition.account).into_iter();
-        return held
-            .filter(|noted| of.is_none() || noted.resource == of)
-            .map(|noted| noted.holder(now))
-            .collect();
-    }
     let (mut lines, held) = {
         let books = partition.ledger.lock();
         let lines = address_lines(&books, partition.account, now);
         (lines, books.counts(partition.account).held)
     };
-    lines.retain(|line| line.slots() > 0 && of.is_none_or(|of| line.resource == of));
-    lines.sort_by_key(|line| std::cmp::Reverse(line.slots()));
-    let untracked = |address, slots| Holder { address, slots, held_for: None, site: None };
-    let mut holders: Vec<_> =
-        lines.into_iter().map(|line| untracked(Some(line.address.clone()), line.slots())).collect();
-    if held > 0 && of.is_none() {
-        holders.push(untracked(None, held));
+    let mut tracked =
+        partition.ledger.holds.as_ref().map_or_else(Vec::new, |holds| holds.of(partition.account));
+    let mut noted: HashMap<Option<ResourceId>, usize> = HashMap::new();
+    for hold in &tracked {
+        *noted.entry(hold.resource).or_default() += hold.slots;
     }
-    holders
+    // What has come or gone since the books were read is not made up for.
+    let rest = |of, slots: usize| slots.saturating_sub(noted.get(&of).copied().unwrap_or_default());
+    lines.retain(|line| of.is_none_or(|of| line.resource == of));
+    let lines = lines.into_iter().map(|line| {
+        let slots = rest(Some(line.resource), line.slots());
+        (Some(line.address), slots)
+    });
+    let mut untracked: Vec<_> = lines.collect();
+    untracked.sort_by_key(|(_, slots)| std::cmp::Reverse(*slots));
+    if of.is_none() {
+        untracked.push((None, rest(None, held)));
+    }
+    untracked.retain(|(_, slots)| *slots > 0);
+    tracked.retain(|noted| of.is_none() || noted.resource == of);
+    let tracked = tracked.into_iter().map(|noted| noted.holder(now));
+    let untracked = untracked.into_iter();
+    let untracked = untracked.map(|(address, slots)| Holder { address, slots, held_for: None, site: None });
+    tracked.chain(untracked).collect()
 }
 
 impl Noted {

@@ -50,7 +50,7 @@ impl Notes {
 }
 
 /// A resource, told from others of its address by where it is in memory: while it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ResourceId(usize);
 
 impl ResourceId {
