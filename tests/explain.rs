@@ -6,7 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fdpool::Budget;
+use fdpool::dial::CheckContext;
+use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness};
 use support::{Script, fakes, fakes_with, poll, ready, settle};
 use tokio::time::sleep;
 
@@ -206,6 +207,33 @@ async fn a_resource_names_its_own_holders_whatever_else_has_its_address() {
         assert_eq!(budget.close(Duration::ZERO).await.still_open, 4);
         drop((of_one, of_other, taken_out));
     }
+}
+
+/// A dialer that takes a slot more, and has no answer.
+struct Takes;
+
+impl Dial for Takes {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, cx: &DialContext) -> Result<(), DialError> {
+        let _extra = cx.try_extra_slot();
+        std::future::pending().await
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+}
+
+#[tokio::test]
+async fn an_extra_slot_is_held_by_the_dialer_that_took_it() {
+    let budget = tracked(2);
+    let resource = ConnResource::builder("a", Takes).budget(&budget).build();
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    let explained = budget.explain();
+    let site = explained.holders()[0].site.unwrap();
+    assert_eq!((explained.holders().len(), site.file()), (1, file!()), "{explained}");
 }
 
 /// Takes a slot, and then another without giving the first back.

@@ -86,6 +86,7 @@ impl DialContext {
 
     /// A slot for a further descriptor, of a racing attempt say. May close an idle connection for it, never
     /// waits, and is not counted in the address's `max_conns`. Give it back when the attempt is closed.
+    #[track_caller]
     pub fn try_extra_slot(&self) -> Option<Slot> {
         self.budget.try_acquire()
     }
