@@ -346,18 +346,19 @@ impl BudgetBuilder {
     ///
     /// # Errors
     ///
-    /// If the limit cannot be read or raised, or the open descriptors not be counted.
+    /// If the soft limit cannot be raised. For a computed limit also if it cannot be read, or the open descriptors not be
+    /// counted.
     pub fn build(self) -> Result<Budget, LimitError> {
         let max_dialing = self.max_dialing.unwrap_or(usize::MAX).max(1);
+        if self.raise_soft_limit {
+            limit::raise_soft_limit()?;
+        }
         let (limit, sizing) = match self.limit {
-            Some(limit) if !self.raise_soft_limit => (limit, None),
-            given => {
-                let Descriptors { soft, hard, open } = Descriptors::measure(self.raise_soft_limit)?;
+            Some(limit) => (limit, None),
+            None => {
+                let Descriptors { soft, hard, open } = Descriptors::measure()?;
                 let reserve = self.reserve.unwrap_or_else(|| limit::default_reserve(soft));
-                match given {
-                    Some(limit) => (limit, None),
-                    None => (limit::slots(soft, hard, open, reserve), Some(Sizing::new(reserve, open))),
-                }
+                (limit::slots(soft, hard, open, reserve), Some(Sizing::new(reserve, open)))
             }
         };
         let tracks = self.track_holds || self.hold_warning.is_some();

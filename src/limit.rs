@@ -15,13 +15,15 @@ pub(crate) struct Descriptors {
 }
 
 impl Descriptors {
-    pub(crate) fn measure(raise_soft_limit: bool) -> Result<Self, LimitError> {
-        if raise_soft_limit {
-            rlimit::increase_nofile_limit(u64::MAX).map_err(LimitError::raise)?;
-        }
+    pub(crate) fn measure() -> Result<Self, LimitError> {
         let (soft, hard) = rlimit::Resource::NOFILE.get().map_err(LimitError::read)?;
         Ok(Self { soft, hard, open: open_descriptors().map_err(LimitError::count)? })
     }
+}
+
+/// Raises the soft limit to the hard one.
+pub(crate) fn raise_soft_limit() -> Result<(), LimitError> {
+    rlimit::increase_nofile_limit(u64::MAX).map(drop).map_err(LimitError::raise)
 }
 
 /// Slots that all budgets of this process have out.
@@ -56,7 +58,8 @@ impl Sizing {
     /// How many descriptors are open that no budget counts, and how many slots that leaves.
     pub(crate) fn measure(&self) -> io::Result<(usize, usize)> {
         let (soft, hard) = rlimit::Resource::NOFILE.get()?;
-        // Slots come and go meanwhile: that makes the rest seem smaller, never larger.
+        // A slot that comes or goes meanwhile makes the rest seem smaller. One that does both between the two loads makes
+        // it seem larger, until the next look.
         let before = COUNTED.load(Ordering::Relaxed);
         let open = open_descriptors()?;
         let foreign = open.saturating_sub(before.max(COUNTED.load(Ordering::Relaxed)));
