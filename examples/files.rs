@@ -18,7 +18,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 const FILES: usize = 40;
 const SLOTS: usize = 8;
 
-/// A file that holds its slot: closed first, the slot given back then, wherever it is dropped.
+/// A file that holds its slot: closed first, the slot given back then, wherever it is dropped. Not so one of tokio's
+/// that is dropped while it reads or writes, as by a timeout: a thread does that, and closes the file after it.
 async fn create(budget: &Budget, path: &Path) -> Result<Held<File>, Failure> {
     let slot = budget.acquire().await?; // before the file is opened, so that none is open uncounted
     Ok(slot.hold(File::create(path).await?))

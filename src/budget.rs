@@ -346,8 +346,8 @@ impl BudgetBuilder {
     ///
     /// # Errors
     ///
-    /// If the soft limit cannot be raised. For a computed limit also if it cannot be read, or the open descriptors not be
-    /// counted.
+    /// If the soft limit cannot be raised. For a computed limit also if it cannot be read, or the open descriptors not
+    /// be counted.
     pub fn build(self) -> Result<Budget, LimitError> {
         let max_dialing = self.max_dialing.unwrap_or(usize::MAX).max(1);
         if self.raise_soft_limit {

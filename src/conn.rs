@@ -136,6 +136,10 @@ impl<C> Conn<C> {
     /// closing it: if the exchange is idempotent, close this connection, and try once more with a
     /// [`fresh`](crate::Get::fresh) one. In this order: a get that is made while this one is still held may wait
     /// for its slot.
+    ///
+    /// One of a stock ([`min_idle`](crate::ConnResourceBuilder::min_idle)) has not served before its first caller,
+    /// however long it has rested: that caller may meet such a peer too. [`fresh`](crate::Get::fresh) passes over those
+    /// as well.
     pub fn is_reused(&self) -> bool {
         self.entry().is_reused()
     }

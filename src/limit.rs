@@ -58,8 +58,8 @@ impl Sizing {
     /// How many descriptors are open that no budget counts, and how many slots that leaves.
     pub(crate) fn measure(&self) -> io::Result<(usize, usize)> {
         let (soft, hard) = rlimit::Resource::NOFILE.get()?;
-        // A slot that comes or goes meanwhile makes the rest seem smaller. One that does both between the two loads makes
-        // it seem larger, until the next look.
+        // A slot that comes or goes meanwhile makes the rest seem smaller. One that does both between the two loads
+        // makes it seem larger, until the next look.
         let before = COUNTED.load(Ordering::Relaxed);
         let open = open_descriptors()?;
         let foreign = open.saturating_sub(before.max(COUNTED.load(Ordering::Relaxed)));

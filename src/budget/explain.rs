@@ -135,8 +135,8 @@ pub struct Holder {
     pub address: Option<Address>,
     /// How many slots.
     pub slots: usize,
-    /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it, or it is a dial, or nobody's:
-    /// a descriptor that is still to be closed.
+    /// For how long. `None`: the budget does not [track](crate::BudgetBuilder::track_holds) it, or it is a dial, or
+    /// nobody's: a descriptor that is still to be closed.
     pub held_for: Option<Duration>,
     /// The place in the code that called `get` or `acquire`. `None`: as above, or an object of a pool that
     /// does not tell who called it.
@@ -179,8 +179,8 @@ fn address_lines(books: &Books, account: AccountId, now: Tick) -> Vec<AddressLin
     books.seats_of(account).map(line).collect()
 }
 
-/// Who still has something, of one resource or of all: the holds that are tracked, the longest first, then what nobody is
-/// noted for, dials and what is closing, by the addresses with most.
+/// Who still has something, of one resource or of all: the holds that are tracked, the longest first, then what nobody
+/// is noted for, dials and what is closing, by the addresses with most.
 pub(super) fn holders(partition: &Partition, of: Option<ResourceId>) -> Vec<Holder> {
     let now = clock::now();
     let (mut lines, held) = {

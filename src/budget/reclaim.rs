@@ -14,9 +14,11 @@ use crate::sync::{Ordering, fence};
 /// Register it with [`Budget::register`](crate::Budget::register): when somebody needs a slot and none is
 /// free, it is asked to close one of its idle descriptors, as often as it has many.
 ///
-/// Both methods run inside anybody's `get` or `acquire`, outside of fdpool's locks. So a participant calls no
-/// `Budget` and drops no [`Slot`](crate::Slot) while it holds a lock that `reclaim_one` takes; neither method
-/// waits; and when something of its own becomes idle, it says so with
+/// Both methods run outside of fdpool's locks, in whatever call finds that a slot is wanted: anybody's `get` or
+/// `acquire`, but also a `put`, a `close`, the drop of a [`Conn`](crate::Conn), a [`Slot`](crate::Slot) or a
+/// [`Held`](crate::Held), [`set_limit`](crate::Budget::set_limit) and [`became_idle`](Registration::became_idle). So a
+/// participant calls nothing of fdpool, and puts or drops nothing of it, while it holds a lock that `idle` or
+/// `reclaim_one` takes; neither method waits; and when something of its own becomes idle, it says so with
 /// [`Registration::became_idle`]. A panic in either is caught and counted, and taken as "had none".
 pub trait Reclaim: Send + Sync {
     /// How many descriptors it could close now.

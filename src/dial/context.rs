@@ -119,8 +119,9 @@ impl DialContext {
         slot.expect("DialContext::hold was called twice: the dial's slot is held already").hold(io)
     }
 
-    /// Keeps the dial's slot taken, even if the dial is dropped, until the share is too. For work that goes on
-    /// whether it is wanted or not, as a lookup on a blocking thread does.
+    /// Keeps the slot of a dial that fails or is dropped taken until the share is dropped too. For work that goes on
+    /// whether it is wanted or not, as a lookup on a blocking thread does. Once the dial has succeeded the slot is the
+    /// connection's, and the share keeps nothing: let what has descriptors open end before.
     pub fn share_slot(&self) -> SlotShare {
         SlotShare { _lease: self.lease.lock().share() }
     }

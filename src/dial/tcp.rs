@@ -127,6 +127,9 @@ impl Tcp {
 
     /// How old an answer may be that is dialled because the resolver fails or is slow. Default: a day (RFC 8767).
     /// Zero: then the dial fails.
+    ///
+    /// The [system's resolver](super::resolve::System) does not tell a name that does not exist from a server that
+    /// fails: the last answer of a name that was taken away is dialled for as long.
     pub fn stale_for(self, age: Duration) -> Self {
         Self { names: self.names.with_stale_for(age), ..self }
     }

@@ -56,7 +56,7 @@ use crate::{AcquireError, Budget, Held, Reclaim, Registration};
 /// - [`close`](managed::Pool::close) ends the waits for a place in the pool, but not that of a caller who has one and
 ///   waits for a slot: that ends with a slot, by its timeout, or by closing the [`Budget`].
 /// - deadpool's timeouts, set by its builder or in `timeout_get`, need `.runtime(Runtime::Tokio1)`, with deadpool's feature
-///   `rt_tokio_1`: without, `build` or the get fails. [`Budgeted::slot_timeout`] does not need it.
+///   `rt_tokio_1`: without, `build` or the get fails. [`Budgeted::slot_timeout`] needs neither, but a time driver.
 pub type Pool<M> = managed::Pool<Budgeted<M>, Object<M>>;
 
 /// A pool of what `manager` makes, under `budget`: set it up as any of deadpool's, and build it.
@@ -66,7 +66,7 @@ pub type Pool<M> = managed::Pool<Budgeted<M>, Object<M>>;
 ///
 /// Let `max_size` be no more than the budget can spare. A caller that has a place in the pool and waits for a slot is
 /// deaf to deadpool: an object that comes back meanwhile is closed for its slot, and another made, each time. Callers
-/// beyond `max_size` wait for objects, and reuse them. Where others may take the slots, a
+/// beyond `max_size` wait for objects, and reuse them, unless others want the slots. Where others may take the slots, a
 /// [`child_with`](Budget::child_with) keeps some for the pool.
 ///
 /// When somebody else needs a slot, the object that has rested for longest is closed. The pool takes part for as long
@@ -143,6 +143,10 @@ impl<M: Manager + 'static> Budgeted<M> {
 
     /// How long the making of an object may wait for a slot: then it fails with [`CreateError::NoSlot`]. Default: as
     /// long as deadpool lets it.
+    ///
+    /// # Panics
+    ///
+    /// Such a get does, if it has to wait for a slot outside of a tokio runtime with a time driver.
     pub fn slot_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.slot_timeout = timeout.into();
         self
@@ -386,7 +390,9 @@ impl<M: Manager> Drop for Object<M> {
         let Some(mut object) = self.object.take() else { return };
         let shelf = Arc::clone(&object.shelf);
         object.rest();
-        drop(object); // deadpool's callers come before those who wait for a slot
+        // deadpool's callers are told before those who wait for a slot. They are given no more than a place: the object
+        // stays on the shelf until the first of them is polled, and may be another's slot by then.
+        drop(object);
         if let Some(registration) = shelf.registration.get() {
             registration.became_idle();
         }

@@ -46,8 +46,8 @@ use crate::error::DialError;
 pub struct Hickory(TokioResolver);
 
 impl Hickory {
-    /// As the system is configured: `/etc/resolv.conf`, read now, and `/etc/hosts`. Of several name servers one is asked
-    /// at a time.
+    /// As the system is configured: `/etc/resolv.conf`, read now, and `/etc/hosts`. Of several name servers one is
+    /// asked at a time.
     ///
     /// # Errors
     ///

@@ -215,7 +215,7 @@ async fn connect(address: SocketAddr, options: &Options) -> io::Result<TcpStream
     Ok(stream)
 }
 
-/// What a socket says that does not wait for its connection. Where it is not Windows, one that would block has not begun.
+/// What a socket says that does not wait for its connection. One that would block has not begun, but on Windows.
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error())
         || (cfg!(windows) && error.kind() == io::ErrorKind::WouldBlock)
