@@ -69,6 +69,8 @@ pub(crate) struct Books {
     pinched: IndexSet<AccountId>,
     /// How many accounts have more slots out than they may.
     over: usize,
+    /// How many accounts may have none.
+    barren: usize,
     /// The budget may have fewer out than its limit.
     lowered: bool,
     /// How many slots have ever come back.
@@ -235,6 +237,7 @@ impl Books {
         limit: usize,
         max_dialing: usize,
     ) -> AccountId {
+        self.barren += usize::from(limit == 0);
         let account = self.accounts.insert(Account::new(parent, floor, limit, max_dialing));
         if let Some(parent) = parent {
             let parent = &mut self.accounts[parent];
@@ -260,6 +263,7 @@ impl Books {
     /// Returns whether slots may have been kept for it, which are for others now.
     pub(super) fn close_account(&mut self, account: AccountId) -> bool {
         let closed = self.accounts.remove(account);
+        self.barren -= usize::from(closed.limit == 0);
         let Some(parent) = closed.parent else { return false };
         let above = &mut self.accounts[parent];
         above.children.retain(|child| *child != account);
@@ -271,6 +275,11 @@ impl Books {
     /// How many slots that come free would be wanted, by those who wait and by limits exceeded.
     pub(super) fn pressure(&self) -> usize {
         self.demand + self.over
+    }
+
+    /// Whether there are accounts that have no slot for anybody, ever.
+    pub(super) fn refuses_some(&self) -> bool {
+        self.barren > 0
     }
 
     /// Whether slots are coming free for those who wait.

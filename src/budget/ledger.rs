@@ -244,6 +244,8 @@ struct Published {
     unsettled: AtomicBool,
     /// The limit is lower than it should be, since the process ran out of descriptors.
     lowered: AtomicBool,
+    /// A budget, or a child, may have no slots at all.
+    refuses_some: AtomicBool,
 }
 
 impl Drop for Ledger {
@@ -277,6 +279,12 @@ impl Ledger {
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
         self.published.unsettled.load(Ordering::Relaxed)
+    }
+
+    /// Whether there may be nothing to wait for, of which the books know more.
+    #[inline]
+    pub(crate) fn refuses_some(&self) -> bool {
+        self.published.refuses_some.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_lowered(&self) -> bool {
@@ -415,11 +423,16 @@ impl Ledger {
 
     /// Writes what has changed: every put reads the line of memory that it is in (I8).
     fn publish(&self, books: &Books) {
-        let Published { pressure, unsettled, lowered } = &*self.published;
+        let Published { pressure, unsettled, lowered, refuses_some } = &*self.published;
         if pressure.load(Ordering::Relaxed) != books.pressure() {
             pressure.store(books.pressure(), Ordering::Relaxed);
         }
-        for (word, now) in [(unsettled, books.is_coming()), (lowered, books.is_lowered())] {
+        let words = [
+            (unsettled, books.is_coming()),
+            (lowered, books.is_lowered()),
+            (refuses_some, books.refuses_some()),
+        ];
+        for (word, now) in words {
             if word.load(Ordering::Relaxed) != now {
                 word.store(now, Ordering::Relaxed);
             }

@@ -84,7 +84,7 @@ pub(crate) enum Use {
         seat: SeatId,
         /// Not Held.
         kind: Kind,
-        /// Its connection is being evicted: somebody waits for it.
+        /// It comes back presently: its connection is being evicted, or its dial has failed.
         evicted: bool,
     },
     /// Outside of connections. Can become Seated if it is one descriptor, and fewer by being split.

@@ -93,7 +93,8 @@ impl Books {
     }
 
     pub(crate) fn set_limit(&mut self, account: AccountId, limit: usize) {
-        self.accounts[account].limit = limit;
+        let before = std::mem::replace(&mut self.accounts[account].limit, limit);
+        self.barren = self.barren + usize::from(limit == 0) - usize::from(before == 0);
         self.limit_changed(account);
     }
 

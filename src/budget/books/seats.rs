@@ -94,13 +94,17 @@ impl Seat {
 
     /// How many of those who queue here may dial.
     fn demand(&self, queued: usize) -> usize {
-        let wanting = self.may_have(queued).saturating_sub(self.member.coming());
-        wanting.min((self.bounds.dials as usize).saturating_sub(self.slots.get(Kind::Dialing)))
+        self.may_have(queued).saturating_sub(self.member.coming()).min(self.may_dial())
     }
 
-    /// Whether one who came now would have its turn, with nobody before it.
-    fn may_dial_another(&self) -> bool {
-        self.queue.is_none() && self.demand(1) > 0
+    fn may_dial(&self) -> usize {
+        (self.bounds.dials as usize).saturating_sub(self.slots.get(Kind::Dialing))
+    }
+
+    /// Whether one who came now would have its turn, with nobody before it; who does not wait, not for what comes back either.
+    fn may_dial_another(&self, at_once: bool) -> bool {
+        let wanting = if at_once { self.may_have(1).min(self.may_dial()) } else { self.demand(1) };
+        self.queue.is_none() && wanting > 0
     }
 
     /// Callers that wait for a slot: not those whom `max_conns` bars from one.
@@ -317,8 +321,8 @@ impl Books {
     }
 
     /// Whether one who came now would have its turn here, with nobody before it.
-    pub(crate) fn may_dial_another(&self, seat: SeatId) -> bool {
-        self.seats[seat].may_dial_another()
+    pub(crate) fn may_dial_another(&self, seat: SeatId, at_once: bool) -> bool {
+        self.seats[seat].may_dial_another(at_once)
     }
 
     /// Everybody who has a slot of an account, or of one below it, or waits for one.

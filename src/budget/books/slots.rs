@@ -72,7 +72,7 @@ impl Books {
 
     /// Whether there is a slot to dial with, and nobody waits who could have it.
     pub(crate) fn has_slot_at_once(&self, account: AccountId) -> bool {
-        self.over == 0 && self.free(account) > 0 && self.dial_room(account) > 0 && !self.is_behind(account)
+        self.free(account) > 0 && self.dial_room(account) > 0 && !self.is_behind(account)
     }
 
     /// A slot for one who queues: to be followed by [`sync`](Self::sync).
@@ -131,9 +131,15 @@ impl Books {
     }
 
     /// The dial is over, without a connection: its slot is no dial's any more, until it comes back.
-    pub(crate) fn undialled(&mut self, lease: Option<&mut Lease>) {
-        if let Some(lease) = lease {
-            self.relabel(lease, Kind::Closing);
+    pub(crate) fn undialled(&mut self, lease: &mut Lease) {
+        self.relabel(lease, Kind::Closing);
+    }
+
+    /// The slot comes back presently, if it is not elsewhere: nothing has to be closed for who could have it.
+    pub(crate) fn returns(&mut self, lease: &mut Lease) {
+        if let Lease::Own(Claim::Plain { partition, used: Use::Seated { evicted, .. } }) = lease {
+            *evicted = true;
+            self.each_above(partition.account, |above| above.evicting += 1);
         }
     }
 
@@ -160,11 +166,7 @@ impl Books {
     /// The connection is being closed for somebody who waits.
     pub(crate) fn evicted(&mut self, lease: &mut Lease) {
         match lease {
-            Lease::Own(Claim::Plain { partition, used: Use::Seated { evicted, .. } }) => {
-                *evicted = true;
-                self.each_above(partition.account, |above| above.evicting += 1);
-            }
-            Lease::Own(_) => {}
+            Lease::Own(_) => self.returns(lease),
             Lease::Elsewhere(Elsewhere(tag)) => {
                 if tag.used().is_some() {
                     tag.set_evicted();

@@ -28,6 +28,8 @@ pub(super) struct Slow<'a, C> {
     pub(super) place: Option<Place>,
     /// Its dial, with the runtime it is polled on.
     attempt: Option<(Attempt, Option<Handle>)>,
+    /// When that began, and how long it may take: as long as that has no outcome for this caller, and it does not queue again.
+    dialled: Option<(Tick, Option<Duration>)>,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
     /// What came of its own haste.
@@ -69,7 +71,11 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     #[cold]
     pub(super) fn begin(&mut self, missed: Missed, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         // Not what this task was told before: a connection is of use where its dial is made.
-        match self.get_in_line(missed, Handle::try_current().ok()) {
+        let done = self.get_in_line(missed, Handle::try_current().ok());
+        if missed.stocks {
+            upkeep::restock(self.resource.shared()); // the caller first
+        }
+        match done {
             Some(done) => Poll::Ready(done),
             None => self.poll_slow(cx),
         }
@@ -78,13 +84,10 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     /// Gets in line. `Some`: it is over.
     fn get_in_line(
         &mut self,
-        Missed { rests, stocks, wait_timeout }: Missed,
+        Missed { rests, wait_timeout, .. }: Missed,
         here: Option<Handle>,
     ) -> Option<Result<Conn<C>, GetError>> {
         let shared = self.resource.shared();
-        if stocks {
-            upkeep::restock(shared);
-        }
         upkeep::grow_back(shared.partition());
         let now = clock::now();
         let refused = || shared.details(Phase::WaitingForSlot, now, false);
@@ -171,6 +174,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             begun.terms.hasty = begun.terms.timeout.is_none_or(|usual| timeout < usual);
             begun.terms.timeout = Some(timeout);
         }
+        slow.dialled = Some((clock::now(), begun.terms.timeout));
         let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
         slow.attempt = Some((attempt, runtime));
     }
@@ -245,8 +249,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 }
                 Poll::Pending => {}
             }
-            let (place, dials) = (slow.place, slow.attempt.is_some());
-            if self.immediate && !dials && self.resource.shared().is_queued(place) {
+            let (place, lost_its_dial) = (slow.place, slow.attempt.is_none() && slow.dialled.is_some());
+            let queues_again = lost_its_dial && self.resource.shared().is_queued(place);
+            if self.immediate && queues_again {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
@@ -256,10 +261,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 let wait_ends = std::mem::replace(&mut slow.wait_ends, Tick::NEVER);
                 slow.wait_deadline = clock::deadline(wait_ends.since(clock::now()));
             }
-            let patient_until = match (&slow.attempt, slow.wait_deadline, slow.deadline) {
-                (None, Some(wait), Some(whole)) => Some(wait.min(whole)),
-                (None, Some(wait), None) => Some(wait),
-                (_, _, whole) => whole,
+            let patient_until = match slow.attempt {
+                None => slow.wait_end(queues_again).into_iter().chain(slow.deadline).min(),
+                Some(_) => slow.deadline,
             };
             let look = slow.next_look().filter(|look| patient_until.is_none_or(|end| *look < end));
             slow.patience.until(look.or(patient_until));
@@ -286,6 +290,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         let pause = shared.setting(|settings| settings.dialing.pause_after_haste(before, random()));
         let rests = clock::deadline(pause).map(|end| (end, end.min(clock::instant() + LOOK)));
+        self.slow().dialled = None;
         self.slow().haste = Some(Box::new(Haste { failures: before.saturating_add(1), rests }));
         self.line_up_again(None, Some(place))
     }
@@ -448,6 +453,20 @@ impl<C> Slow<'_, C> {
         self.haste.as_ref()?.rests.map(|(_, look)| look)
     }
 
+    /// Without a dial of its own: when it gives up to wait. That is for a slot, or for another's dial, which may take as long as
+    /// its own might have.
+    fn wait_end(&mut self, queues_again: bool) -> Option<Instant> {
+        let Some((began, timeout)) = self.dialled else { return self.wait_deadline };
+        let now = clock::now();
+        if !queues_again {
+            return timeout.and_then(|timeout| clock::deadline(began.after(timeout).since(now)));
+        }
+        self.dialled = None;
+        // While it had a dial it waited for no slot.
+        self.wait_deadline = self.wait_deadline.and_then(|end| end.checked_add(now.since(began)));
+        self.wait_deadline
+    }
+
     /// Its time to look has come, or its rest is over.
     fn look(&mut self) {
         let Some(Haste { rests, .. }) = self.haste.as_deref_mut() else { return };
@@ -459,6 +478,7 @@ impl<C> Slow<'_, C> {
             caller,
             place: None,
             attempt: None,
+            dialled: None,
             deadline: None,
             wait_deadline: None,
             haste: None,

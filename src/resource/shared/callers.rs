@@ -18,6 +18,9 @@ use crate::conn::Entry;
 use crate::error::DialError;
 use crate::resource::pace::{Limits, Pace};
 
+/// How often one caller may be passed over by those behind it who can use what it cannot. Each time it is not spares a dial.
+const MOST_PASSED_OVER: u32 = 64;
+
 /// Who is in line at an address.
 #[derive(Default)]
 pub(super) enum Callers<C> {
@@ -36,6 +39,8 @@ pub(crate) struct Rare<C> {
     pub(super) dialing: Line<Waiter<C>>,
     /// Callers that wait for a slot, or for their address.
     pub(super) queued: Line<Waiter<C>>,
+    /// The first of those who was passed over, since it can use none of what came back, and how often.
+    passed_over: (Place, u32),
     pub(super) pace: Pace,
     /// Runtimes on which somebody sees to it that the address is probed. Each its own: one may not be driven.
     pub(super) probed_on: Vec<runtime::Id>,
@@ -396,6 +401,7 @@ impl<C> Rare<C> {
         Self {
             dialing: Line::new(),
             queued: Line::new(),
+            passed_over: (0, 0),
             pace: Pace::new(limits),
             probed_on: Vec::new(),
             hastened_on: Vec::new(),
@@ -429,6 +435,26 @@ impl<C> Rare<C> {
             (Some(dialing), _) => Some(Next::Dialing(dialing)),
             (None, queued) => queued.map(Next::Queued),
         }
+    }
+
+    /// Takes one of those who queue out of the line who is given what came back.
+    pub(super) fn serve_queued(&mut self, place: Place) -> Option<Waiter<C>> {
+        let waiter = self.queued.remove(place);
+        if let Some(&(first, _)) = self.queued.front()
+            && first < place
+        {
+            let (before, times) = self.passed_over;
+            self.passed_over = (first, if before == first { times.saturating_add(1) } else { 1 });
+        }
+        waiter
+    }
+
+    /// Whether it is the turn of one who cannot use a connection: it has been passed over so often that others are to stand
+    /// back for it.
+    pub(super) fn bars(&self, entry: &Entry<C>) -> bool {
+        let (place, times) = self.passed_over;
+        times >= MOST_PASSED_OVER
+            && self.queued.front().is_some_and(|(first, waiter)| *first == place && !waiter.suits(entry))
     }
 
     /// A dial has ended. Nobody asks when unless somebody hastens.

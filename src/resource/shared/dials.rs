@@ -139,7 +139,12 @@ impl<C: Send + 'static> Shared<C> {
         self.count(Event::DialFailure);
         let permanent = matches!(&failure, Failure::Error(error) if error.is_permanent());
         let mut books = self.ledger().lock();
-        books.undialled(lease.lock().as_mut());
+        if let Some(slot) = &mut *lease.lock() {
+            books.undialled(slot);
+            if Arc::strong_count(&lease) == 1 {
+                books.returns(slot);
+            }
+        }
         let mut state = self.lock();
         books.be_seated(self, state.bounds()); // for who queues again: the slot may have gone, and its seat with that
         let (rare, limits) = state.ensure_rare_and_limits();
@@ -206,7 +211,11 @@ impl<C: Send + 'static> Shared<C> {
         error: DialError,
         lease: SharedLease,
     ) {
-        self.ledger().lock().undialled(lease.lock().as_mut());
+        let mut books = self.ledger().lock();
+        if let Some(slot) = &mut *lease.lock() {
+            books.undialled(slot);
+        }
+        drop(books);
         // Before the caller is known to wait: or something would be closed in its stead.
         drop(lease);
         let (mut books, mut state) = self.both();

@@ -220,7 +220,7 @@ impl<C: Send + 'static> Shared<C> {
         state.calm = false;
         // One that wants none of the idle ones needs their room if the address has no other.
         let mut surplus = None;
-        if caller.wants.fresh && books.slots_of(seat) >= state.settings.max_conns {
+        if caller.wants.fresh && books.slots_of(seat) >= state.settings.max_conns && state.may_dial() > 0 {
             surplus = state.idle.take_oldest();
             state.publish();
         }
@@ -228,7 +228,7 @@ impl<C: Send + 'static> Shared<C> {
             Some(slot) if self.may_dial_with(&books, &state, seat, &slot) => Brought::Dials(slot),
             // It waits as any other; the slot is not kept from the others meanwhile.
             Some(slot) => Brought::GoesBack(slot),
-            None if at_once && books.may_dial_another(seat) => {
+            None if at_once && books.may_dial_another(seat, caller.immediate) => {
                 Brought::AtOnce(books.take_slot(self.partition(), seat))
             }
             None => Brought::Nothing,
@@ -286,7 +286,8 @@ impl<C: Send + 'static> Shared<C> {
         let now = clock::now();
         rare.pace.probe(now);
         rare.pace.pause(now)?;
-        if caller.wants.patient || self.has_connections(books) {
+        // What comes back is of no use to who wants a fresh one.
+        if caller.wants.patient || !caller.wants.fresh && self.has_connections(books) {
             return None;
         }
         // Who queues already has its turn first, and may not be there for it.
@@ -302,6 +303,7 @@ impl<C: Send + 'static> Shared<C> {
             && !state.closed
             && !state.has_for(caller, rests)
             && slots < state.settings.max_conns
+            && (caller.immediate || self.published().notice.lent() == 0)
             && books.lacks_a_slot(self.partition().account)
             && !self.ledger().is_settling()
     }

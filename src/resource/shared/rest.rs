@@ -86,10 +86,11 @@ impl<C> Shared<C> {
         let Some((rare, limits)) = state.rare_if_any() else { return Err(entry) };
         let ours = rare.pace.is_at_first(limits)
             && !entry.is_gone()
+            && !rare.bars(&entry)
             && !this.ledger().is_pressed_by_others(&this.seating);
         let waiter = match rare.first_for(&entry).filter(|_| ours) {
             Some(Next::Dialing(place)) => rare.dialing.remove(place),
-            Some(Next::Queued(place)) if rare.queued.len() > 1 => rare.queued.remove(place),
+            Some(Next::Queued(place)) if rare.queued.len() > 1 => rare.serve_queued(place),
             Some(Next::Queued(_)) | None => None,
         };
         let Some(waiter) = waiter else { return Err(entry) };
@@ -111,11 +112,11 @@ impl<C> Shared<C> {
         let is_of_use = !matches!(fate, Fate::Closes(_));
         match fate {
             Fate::Rests { displaces } => {
+                untended = !state.tended;
+                state.put(entry, news);
                 if displaces {
                     closing = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
                 }
-                untended = !state.tended;
-                state.put(entry, news);
                 spent = this.calm_down(&mut books, &mut state);
             }
             Fate::Serves(waiter) => waker = waiter.caller.cell.grant(Grant::Conn(entry)),
@@ -156,7 +157,8 @@ impl<C> Shared<C> {
         if books.is_over(account) || books.is_claimed(account, self.seating.get()) {
             return Fate::Closes(Event::Evicted);
         }
-        if let Some(waiter) = self.next_for(books, state, back) {
+        let bars = state.several().is_some_and(|rare| rare.bars(back)) && self.needs_its_slot(books, state);
+        if !bars && let Some(waiter) = self.next_for(books, state, back) {
             if !back.is_new() {
                 state.published.count_reuse(1);
                 let (rare, limits) = state.ensure_rare_and_limits();
@@ -166,14 +168,26 @@ impl<C> Shared<C> {
             return Fate::Serves(waiter);
         }
         let suits = |rare: &Rare<C>| rare.queued.iter().any(|(_, waiter)| waiter.suits(back));
-        if state.queued() > 0 && !state.several().is_some_and(suits) {
-            // Its callers want none of it (fresh, or of another runtime), but can do with its slot.
+        let is_unwanted = bars || state.queued() > 0 && !state.several().is_some_and(suits);
+        if is_unwanted && self.needs_its_slot(books, state) {
+            // Who is before all others wants none of it (fresh, or of another runtime), but can do with its slot.
             return Fate::Closes(Event::Retired);
         }
         match state.settings.max_idle {
             0 => Fate::Closes(Event::Retired),
             max => Fate::Rests { displaces: state.idle.len() >= max },
         }
+    }
+
+    /// Whether those who queue here lack but a slot, or the room for one, to dial.
+    fn needs_its_slot(&self, books: &Books, state: &State<C>) -> bool {
+        let account = self.partition().account;
+        let (slots, dials) =
+            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
+        if slots >= state.settings.max_conns {
+            return state.may_dial() > 0; // it will, if not just now
+        }
+        dials < state.may_dial() && books.dial_room(account) > 0 && books.free(account) == 0
     }
 
     /// Whether it has more slots than it should, which is noted.
@@ -194,7 +208,7 @@ impl<C> Shared<C> {
         match rare.first_for(entry)? {
             Next::Dialing(place) => rare.dialing.remove(place),
             Next::Queued(place) => {
-                let waiter = rare.queued.remove(place);
+                let waiter = rare.serve_queued(place);
                 if let Some(seat) = self.seating.get() {
                     books.had_turn(seat);
                 }

@@ -154,7 +154,8 @@ impl<C> Shared<C> {
             && !rare.queued.is_empty()
             && caller.wants.runtime.is_some_and(|runtime| rare.hastened_on.contains(&runtime))
             && rare.pace.is_well()
-            && !self.ledger().is_unsettled();
+            && !self.ledger().is_unsettled()
+            && !self.ledger().refuses_some();
         if !behind {
             return Found::Nothing;
         }
@@ -165,7 +166,10 @@ impl<C> Shared<C> {
 
     /// For who wants nothing that is idle.
     pub(crate) fn pass_over_idle(&self) -> Missed {
-        self.lock().missed()
+        let state = self.lock();
+        state.touch(clock::now());
+        state.publish();
+        state.missed()
     }
 
     /// Goes on where the newest one was unfit.
@@ -229,17 +233,22 @@ impl<C> Shared<C> {
         entry.conn.as_mut().map_or(Fitness::Broken, |conn| entry.shared.dialer.check(conn, &cx))
     }
 
-    /// What to do with a connection that was handed over: give it out, or close it and keep its slot.
+    /// What to do with a connection that was handed over: give it out, or close it and keep its slot. One that has just been
+    /// dialled is as good as its dial told.
     pub(crate) fn judge_handed(mut entry: Box<Entry<C>>) -> Result<Box<Entry<C>>, Option<Slot>> {
-        if entry.is_new() {
+        let (now, tick) = (clock::now(), clock::resolution());
+        let was_new = entry.is_new();
+        if was_new && now.since(entry.record.born) <= tick {
             return Ok(entry);
         }
-        let check = || Self::check(&mut entry, clock::now(), Span::new(clock::resolution()));
+        let check = || Self::check(&mut entry, now, Span::new(tick));
         let checked = catch_unwind(AssertUnwindSafe(check));
         if let Ok(Fitness::Fit) = checked {
             return Ok(entry);
         }
-        drop(Counted(&*entry.shared));
+        if !was_new {
+            drop(Counted(&*entry.shared));
+        }
         match checked {
             Ok(unfit) => Err(entry.end(unfit.end().unwrap_or(Event::Retired)).and_then(Lease::into_slot)),
             Err(panic) => resume_unwind(panic), // it is the caller's own
