@@ -8,6 +8,7 @@ mod keeper;
 mod stock;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -193,12 +194,51 @@ impl<C: Send + 'static> Drop for Probe<C> {
 /// An address has connections: watches whether it leads elsewhere, if its dialer can tell, for as long as it has some.
 /// One that cannot tell is not asked again.
 pub(crate) fn watch<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    let is_seen_to = shared.watched.load(Ordering::Relaxed) || shared.watched.swap(true, Ordering::Relaxed);
-    if !is_seen_to && let Some(first) = begin_watch(shared) {
-        let watcher = Watcher { shared: Arc::downgrade(shared), at_work: true };
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(watcher.work(first));
-        }
+    let Some(seen) = shared.watched.begin() else { return };
+    let mut watcher = Watcher { shared: Arc::downgrade(shared), seen: Some(seen) };
+    let Some(first) = begin_watch(shared) else { return watcher.settle() };
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(watcher.work(first));
+    }
+}
+
+/// Whether an address is watched: when its watcher was seen last.
+#[derive(Debug)]
+pub(crate) struct Watched(AtomicU16);
+
+impl Watched {
+    const BY_NOBODY: u16 = 0;
+    /// It cannot move, as far as its dialer can tell.
+    const NEEDS_NONE: u16 = u16::MAX;
+    /// One that has not been seen for so long is on a runtime that is not driven: another takes its place.
+    const GIVEN_UP_AFTER: u16 = 3;
+
+    pub(crate) fn by_nobody() -> Self {
+        Self(AtomicU16::new(Self::BY_NOBODY))
+    }
+
+    /// The time in spans of some eight seconds, within which a watcher is seen once, or nearly.
+    fn now() -> u16 {
+        ((clock::now().millis() >> 13) % u32::from(Self::NEEDS_NONE - 1)) as u16 + 1
+    }
+
+    /// Of one who has to watch from now on; `None`, if nobody has to.
+    #[inline]
+    fn begin(&self) -> Option<u16> {
+        let last = self.0.load(Ordering::Relaxed);
+        if last == Self::NEEDS_NONE { None } else { self.relieve(last) }
+    }
+
+    #[cold]
+    fn relieve(&self, last: u16) -> Option<u16> {
+        let now = Self::now();
+        let is_watched = last != Self::BY_NOBODY && now.wrapping_sub(last) <= Self::GIVEN_UP_AFTER;
+        if is_watched { None } else { self.change(last, now) }
+    }
+
+    /// Notes something instead of what one noted before: `None`, if another has taken its place.
+    fn change(&self, before: u16, after: u16) -> Option<u16> {
+        self.0.compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed).ok().map(|_| after)
     }
 }
 
@@ -217,6 +257,7 @@ fn begin_watch<C>(shared: &Shared<C>) -> Option<Result<dial::Watch, Panicked>> {
 
 /// Why a watch ended.
 enum Looked {
+    /// Or the watcher has been relieved.
     NoConnections,
     /// The dialer, whether the address leads elsewhere.
     CannotTell,
@@ -225,14 +266,31 @@ enum Looked {
 /// The one task that watches an address.
 struct Watcher<C> {
     shared: Weak<Shared<C>>,
-    at_work: bool,
+    /// When, as the address knows it. `None`: it is at work no more.
+    seen: Option<u16>,
+}
+
+impl<C> Watcher<C> {
+    /// The address, unless it is gone, or watched by another.
+    fn report(&mut self) -> Option<Arc<Shared<C>>> {
+        let shared = self.shared.upgrade()?;
+        self.seen = shared.watched.change(self.seen?, Watched::now());
+        self.seen.map(|_| shared)
+    }
+
+    /// Nobody has to watch it again.
+    fn settle(&mut self) {
+        if let (Some(seen), Some(shared)) = (self.seen.take(), self.shared.upgrade()) {
+            shared.watched.change(seen, Watched::NEEDS_NONE);
+        }
+    }
 }
 
 impl<C: Send + 'static> Watcher<C> {
     async fn work(mut self, mut watch: Result<dial::Watch, Panicked>) {
         loop {
             let looked = match watch {
-                Ok(watch) => self.caught(self.look(watch)).await,
+                Ok(watch) => self.caught_looking(watch).await,
                 Err(Panicked) => Err(Panicked),
             };
             match looked {
@@ -245,23 +303,23 @@ impl<C: Send + 'static> Watcher<C> {
             let Some(anew) = begin_watch(&shared) else { break };
             watch = anew;
         }
-        self.at_work = false; // nobody asks again
+        self.settle();
     }
 
     /// The address, if it has connections; else it is watched no more.
     fn needed(&mut self) -> Option<Arc<Shared<C>>> {
-        let shared = self.shared.upgrade()?;
+        let shared = self.report()?;
         if !shared.has_slots() {
-            shared.watched.store(false, Ordering::Relaxed);
+            shared.watched.change(self.seen.take()?, Watched::BY_NOBODY)?;
             // A dial that began meanwhile may have seen that somebody watches. Under the ledger's lock it is seen here, or
             // it sees that nobody does.
-            self.at_work = shared.slots_out() > 0 && !shared.watched.swap(true, Ordering::Relaxed);
+            self.seen = if shared.slots_out() > 0 { shared.watched.begin() } else { None };
         }
-        self.at_work.then_some(shared)
+        self.seen.map(|_| shared)
     }
 
     /// Asks about the connections whenever the watch is ready, until there are none, or the dialer cannot tell.
-    async fn look(&self, mut watch: dial::Watch) -> Looked {
+    async fn look(&mut self, mut watch: dial::Watch) -> Looked {
         // A change between the first dial's lookup and the watch is seen by asking once more.
         let mut asks = true;
         loop {
@@ -285,18 +343,19 @@ impl<C: Send + 'static> Watcher<C> {
     }
 
     /// The address, if it still has connections.
-    fn connected(&self) -> Option<Arc<Shared<C>>> {
-        self.shared.upgrade().filter(|shared| shared.has_slots())
+    fn connected(&mut self) -> Option<Arc<Shared<C>>> {
+        self.report().filter(|shared| shared.has_slots())
     }
 
-    async fn caught(&self, looking: impl Future<Output = Looked>) -> Result<Looked, Panicked> {
-        let mut looking = std::pin::pin!(looking);
+    async fn caught_looking(&mut self, watch: dial::Watch) -> Result<Looked, Panicked> {
+        let watched = self.shared.clone();
+        let mut looking = std::pin::pin!(self.look(watch));
         let polled = std::future::poll_fn(|cx| {
             let poll = catch_unwind(AssertUnwindSafe(|| looking.as_mut().poll(cx)));
             poll.map_or(Poll::Ready(Err(Panicked)), |poll| poll.map(Ok))
         });
         polled.await.inspect_err(|Panicked| {
-            if let Some(shared) = self.shared.upgrade() {
+            if let Some(shared) = watched.upgrade() {
                 shared.count(Event::Panic);
             }
         })
@@ -305,11 +364,9 @@ impl<C: Send + 'static> Watcher<C> {
 
 impl<C> Drop for Watcher<C> {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.upgrade().filter(|_| self.at_work) {
-            shared.watched.store(false, Ordering::Relaxed);
-            if shared.resting() > 0 {
-                Shared::take_in(&shared); // its runtime has ended: the keeper, on another, has it watched anew
-            }
+        let (Some(seen), Some(shared)) = (self.seen, self.shared.upgrade()) else { return };
+        if shared.watched.change(seen, Watched::BY_NOBODY).is_some() && shared.resting() > 0 {
+            Shared::take_in(&shared); // its runtime has ended: the keeper, on another, has it watched anew
         }
     }
 }

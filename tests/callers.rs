@@ -272,6 +272,6 @@ async fn gets_that_want_a_fresh_one_count_as_any_other() {
     }
     often.get().fresh().await.unwrap().put();
     tokio::time::advance(Duration::from_millis(100)).await;
-    budget.acquire().await.unwrap();
+    drop(budget.acquire().await.unwrap());
     assert_eq!((often.stats().idle, once.stats().idle), (1, 0));
 }

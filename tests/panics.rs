@@ -3,11 +3,11 @@
 mod support;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use fdpool::dial::{CheckContext, Watch};
-use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness};
+use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, Held};
 use futures::FutureExt;
 use support::{Moving, assert_at_rest, poll, ready};
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ enum In {
 
 /// Panics where it is told to, once.
 #[derive(Clone, Default)]
-struct Bomb(Arc<std::sync::Mutex<In>>, Arc<AtomicUsize>);
+struct Bomb(Arc<Mutex<In>>, Arc<AtomicUsize>);
 
 impl Bomb {
     fn arm(&self, place: In) {
@@ -223,4 +223,74 @@ async fn where_an_address_is_asked_whether_it_moved() {
     used.put();
     assert_eq!(budget.stats().panics, 2);
     assert_at_rest(&budget, 0);
+}
+
+/// Its end panics, and so may be the doing of whoever has the last trace of its address. What its connections have open is
+/// elsewhere, if the test takes that.
+struct BadEnd {
+    held: Arc<Mutex<Vec<Held<()>>>>,
+    parts: bool,
+    /// Goes with the first close.
+    last: Arc<Mutex<Option<ConnResource<()>>>>,
+}
+
+impl Dial for BadEnd {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, cx: &DialContext) -> Result<(), DialError> {
+        if self.parts {
+            self.held.lock().unwrap().push(cx.hold(()));
+        }
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn close(&self, (): ()) {
+        let last = self.last.lock().unwrap().take();
+        drop(last);
+    }
+}
+
+impl Drop for BadEnd {
+    fn drop(&mut self) {
+        panic!("at its end");
+    }
+}
+
+#[tokio::test]
+async fn in_the_end_of_a_dialer_while_others_are_served() {
+    let (budget, held) = (Budget::new(1), Arc::<Mutex<Vec<_>>>::default());
+    let dialer = BadEnd { held: Arc::clone(&held), parts: true, last: Arc::default() };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+    drop(resource.get().await.unwrap());
+    drop(resource);
+    let waiting = tokio::spawn({
+        let budget = budget.clone();
+        async move { budget.acquire().await.map(drop) }
+    });
+    support::settle().await;
+    assert_eq!(budget.stats().waiting, 1);
+    held.lock().unwrap().clear();
+    waiting.await.unwrap().unwrap();
+    assert_at_rest(&budget, 0);
+    assert_eq!(budget.stats().panics, 1);
+}
+
+#[tokio::test]
+async fn in_the_end_of_a_dialer_whose_connection_is_closed_for_another() {
+    let (budget, last) = (Budget::new(2), Arc::<Mutex<_>>::default());
+    let dialer = BadEnd { held: Arc::default(), parts: false, last: Arc::clone(&last) };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+    resource.get().await.unwrap().put();
+    *last.lock().unwrap() = Some(resource);
+    let slot = budget.acquire().await.unwrap();
+    let mut both = budget.acquire_many(2);
+    assert!(poll(&mut both).is_pending());
+    drop(slot);
+    drop(ready(&mut both).unwrap());
+    assert_at_rest(&budget, 0);
+    assert_eq!((budget.stats().panics, budget.stats().evicted), (1, 1));
 }

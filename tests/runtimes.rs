@@ -422,6 +422,35 @@ fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
 }
 
 #[test]
+fn when_the_runtime_is_not_driven_that_watches_whether_an_address_moves_another_does() {
+    let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));
+    let has_moved = Arc::clone(&moved);
+    let dialer = Moving {
+        watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
+        is_current: move || !has_moved.load(Ordering::Relaxed),
+    };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+    let first = runtime();
+    let theirs = first.block_on(async {
+        let conn = resource.get().await.unwrap();
+        support::settle().await;
+        conn
+    });
+    let second = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    second.block_on(async {
+        let conn = resource.get().await.unwrap();
+        moved.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        conn.put();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    });
+    assert_eq!((resource.stats().idle, resource.stats().retired), (0, 1), "asked, and closed");
+    first.block_on(support::settle()); // it is relieved
+    theirs.close();
+    assert_at_rest(&budget, 0);
+}
+
+#[test]
 fn idle_ones_are_looked_after_when_the_runtime_that_did_ends_after_another_has_come_and_gone() {
     let (budget, script) = (Budget::new(8), Arc::new(Script::default()));
     let resource = |name| fakes_with(name, &budget, &script).idle_timeout(Duration::from_millis(300)).build();

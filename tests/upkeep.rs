@@ -345,6 +345,94 @@ fn a_caller_waits_for_the_connection_that_is_being_looked_at() {
     assert_eq!((dialer.dials.load(Ordering::SeqCst), resource.stats().reused), (1, 1));
 }
 
+/// An address with one connection, which is being looked at until the gate is passed.
+fn being_looked_at(budget: &Budget) -> (Runtime, ConnResource<()>, Arc<Barrier>) {
+    let (dialer, gate) = (Looked::default(), Arc::new(Barrier::new(2)));
+    let resource = ConnResource::builder("a", dialer.clone()).budget(budget).build();
+    *dialer.gate.lock().unwrap() = Some(Arc::clone(&gate));
+    let keeper = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    keeper.block_on(async {
+        let resource = resource.clone();
+        tokio::spawn(async move { resource.get().await.unwrap().put() }).await.unwrap();
+    });
+    gate.wait();
+    (keeper, resource, gate)
+}
+
+#[test]
+fn nothing_is_closed_elsewhere_for_a_caller_whose_connection_is_being_looked_at() {
+    let budget = Budget::new(2);
+    let (_keeper, resource, gate) = being_looked_at(&budget);
+    let user = current_thread();
+    user.block_on(async {
+        let other = ConnResource::builder("b", Looked::default()).budget(&budget).build();
+        other.get().await.unwrap().put();
+        let mut get = Box::pin(resource.get());
+        assert!(support::poll(&mut get).is_pending());
+        assert_eq!((budget.stats().evicted, budget.stats().dialing), (0, 0));
+        gate.wait();
+    });
+}
+
+#[test]
+fn who_does_not_wait_does_not_wait_for_a_look_either() {
+    let budget = Budget::new(10);
+    let (_keeper, resource, gate) = being_looked_at(&budget);
+    let user = current_thread();
+    user.block_on(async { support::ready(&mut resource.get().immediate()).unwrap().close() });
+    gate.wait();
+}
+
+/// What its address is asked about wakes its watcher meanwhile, and has ended.
+#[derive(Clone, Default)]
+struct Waking {
+    waker: Arc<Mutex<Option<Waker>>>,
+    watches: Arc<AtomicUsize>,
+}
+
+impl Dial for Waking {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        Fitness::Fit
+    }
+
+    fn poll_idle(&self, (): &mut (), cx: &mut Context<'_>) -> Poll<Fitness> {
+        let looked = self.waker.lock().unwrap().replace(cx.waker().clone()).is_some();
+        if looked { Poll::Ready(Fitness::Closed) } else { Poll::Pending }
+    }
+
+    fn watch(&self, _: &Address) -> Option<fdpool::dial::Watch> {
+        match self.watches.fetch_add(1, Ordering::SeqCst) {
+            0 => Some(Box::pin(sleep(Duration::from_millis(500)))),
+            _ => Some(Box::pin(std::future::pending())),
+        }
+    }
+
+    fn is_current(&self, _: &Address, (): &()) -> bool {
+        let waker = self.waker.lock().unwrap().clone();
+        if let Some(waker) = waker {
+            // From elsewhere, so that it does not wait for this thread: the keeper looks, and finds nothing.
+            std::thread::spawn(move || waker.wake()).join().unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_while_its_address_is_asked_about_it_is_closed_all_the_same() {
+    let (budget, dialer) = (Budget::new(10), Waking::default());
+    let resource = ConnResource::builder("a", dialer.clone()).budget(&budget).build();
+    let user = resource.clone();
+    tokio::spawn(async move { user.get().await.unwrap().put() }).await.unwrap();
+    until("closed", || resource.stats().stale == 1).await;
+}
+
 /// Wakes whoever looks, at once.
 struct Restless(Arc<AtomicUsize>);
 

@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -84,6 +86,30 @@ impl<D: Dial> ErasedDial<D::Conn> for D {
 
     fn tended(&self, shared: &Arc<Shared<D::Conn>>) -> Weak<dyn Tended> {
         Arc::downgrade(shared) as Weak<dyn Tended>
+    }
+}
+
+/// The dialer of an address. Whoever has the last share of that may be anybody, who has no part in how the dialer ends.
+pub(crate) struct Dialer<C>(Option<Arc<dyn ErasedDial<C>>>);
+
+impl<C> Dialer<C> {
+    pub(super) fn new(dialer: Arc<dyn ErasedDial<C>>) -> Self {
+        Self(Some(dialer))
+    }
+
+    /// Whether its own end does not panic, if this is that.
+    pub(super) fn end(&mut self) -> bool {
+        let dialer = self.0.take();
+        catch_unwind(AssertUnwindSafe(|| drop(dialer))).is_ok()
+    }
+}
+
+impl<C> Deref for Dialer<C> {
+    type Target = Arc<dyn ErasedDial<C>>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<dyn ErasedDial<C>> {
+        self.0.as_ref().expect("BUG: an address has its dialer until it ends")
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::attempt::ErasedDial;
+use super::attempt::{Dialer, ErasedDial};
 use super::home::{self, AnyRoom};
 use super::settings::Settings;
 use crate::address::Address;
@@ -17,7 +17,7 @@ use crate::clock::{self, Tick};
 use crate::error::{GetDetails, Phase};
 use crate::stats::{Event, ResourceStats};
 use crate::sync::{AtomicBool, AtomicU32, MutexGuard, Ordering};
-use crate::upkeep::Bell;
+use crate::upkeep::{Bell, Watched};
 
 mod callers;
 mod closing;
@@ -49,11 +49,11 @@ pub(crate) struct Shared<C> {
     /// under it, and no other lock is taken but those of cells. The first who queues and the last who leaves hold the
     /// ledger's lock too; those behind others only this one.
     room: &'static dyn AnyRoom,
-    pub(crate) dialer: Arc<dyn ErasedDial<C>>,
+    pub(crate) dialer: Dialer<C>,
     /// Somebody queues. A hint.
     others_queue: AtomicBool,
-    /// Somebody watches whether the address moves, or it cannot.
-    pub(crate) watched: AtomicBool,
+    /// Whether somebody watches whether the address moves.
+    pub(crate) watched: Watched,
     bell: Bell,
     handles: AtomicU32,
     pub(crate) budget: Budget,
@@ -70,12 +70,12 @@ impl<C> Shared<C> {
     ) -> Self {
         Self {
             room,
-            dialer,
+            dialer: Dialer::new(dialer),
             budget,
             address,
             seating: Seating::none(),
             handles: AtomicU32::new(1),
-            watched: AtomicBool::new(false),
+            watched: Watched::by_nobody(),
             bell: Bell::default(),
             others_queue: AtomicBool::new(false),
         }
@@ -191,6 +191,9 @@ impl<C> Drop for Shared<C> {
         drop(state);
         drop(left);
         home::move_out(self.room);
+        if !self.dialer.end() {
+            self.partition().count(Event::Panic, 1);
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl<C> Shared<C> {
         if !rests {
             return Self::rest_otherwise(state, entry, news);
         }
-        let untended = (!state.tended).then(|| Arc::clone(&entry.shared));
+        let untended = state.is_untended_with(&entry).then(|| Arc::clone(&entry.shared));
         state.put(entry, news);
         drop(state);
         if let Some(shared) = untended {
@@ -112,7 +112,7 @@ impl<C> Shared<C> {
         let is_of_use = !matches!(fate, Fate::Closes(_));
         match fate {
             Fate::Rests { displaces } => {
-                untended = !state.tended;
+                untended = state.is_untended_with(&entry);
                 state.put(entry, news);
                 if displaces {
                     closing = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));

@@ -43,7 +43,9 @@ pub(super) struct Aside<C>(pub(super) Vec<Box<Entry<C>>>);
 impl<C> Drop for Aside<C> {
     fn drop(&mut self) {
         for entry in self.0.drain(..) {
-            Shared::rest(entry, false);
+            // Those that are busy here are so for others; the rest somebody else may have missed.
+            let news = !entry.busy;
+            Shared::rest(entry, news);
         }
     }
 }

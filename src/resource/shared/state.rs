@@ -168,9 +168,19 @@ impl<'a, C> Locked<'a, C> {
         }
     }
 
-    /// It rests. The caller tells the keeper, if that does not know it yet.
+    /// Whether the keeper is to be told when this comes to rest: it does not know the address yet, or answered the ring of this
+    /// one while that was not here.
+    #[inline]
+    pub(super) fn is_untended_with(&self, entry: &Entry<C>) -> bool {
+        !self.tended || entry.has_rung()
+    }
+
+    /// It rests. The caller tells the keeper, if that is to know.
     #[inline]
     pub(super) fn put(&mut self, mut entry: Box<Entry<C>>, news: bool) {
+        if entry.has_rung() {
+            entry.unwatch();
+        }
         entry.rested = true;
         self.tended = true;
         self.idle.rests = self.idle.rests.wrapping_add(u32::from(news));

@@ -30,13 +30,8 @@ impl<C: Send + 'static> Shared<C> {
         let mut lent = Lent { shared: self, number: entries.len() };
         for mut entry in entries {
             match self.ask_idle(&mut entry) {
-                None => {
-                    // One that rings while it is looked at is looked at again in the next round, not at once.
-                    if entry.has_rung() {
-                        entry.unwatch();
-                    }
-                    Self::rest(entry, true); // news to whoever looked for it meanwhile
-                }
+                // News to whoever looked for it meanwhile. If it has rung again, that is for the next round, not at once.
+                None => _ = Self::rest(entry, true),
                 Some(event) => {
                     closed = true;
                     entry.discard(event);
