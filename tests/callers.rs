@@ -1,6 +1,8 @@
 //! Callers of one address that want different things, or come when others do: what each is given, and what nobody loses
 //! for their sake.
 
+#![allow(clippy::disallowed_methods, reason = "the paused clock is asked how long it took")]
+
 mod support;
 
 use std::io::ErrorKind;
