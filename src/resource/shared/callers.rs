@@ -251,10 +251,9 @@ impl<C> State<C> {
 
     /// Whether something has come to rest that this caller may want, since it looked as of so many rests.
     pub(super) fn has_for(&self, caller: &Caller<C>, rests: u32) -> bool {
+        let may_want = self.idle.rests != rests && !caller.wants.fresh;
         // Who is polled outside of a runtime can use nothing of one, and would look for ever.
-        let is_known =
-            || caller.wants.runtime.is_some() || self.idle.iter().any(|entry| entry.runtime.is_none());
-        self.idle.rests != rests && !caller.wants.fresh && is_known()
+        may_want && (caller.wants.runtime.is_some() || self.idle.iter().any(|entry| entry.runtime.is_none()))
     }
 
     /// Gets in line for a dial of its own, which is about to begin, or goes on.
