@@ -262,18 +262,3 @@ async fn a_new_connection_that_lay_for_long_before_it_was_taken_is_looked_at() {
     assert!(poll(&mut older).is_pending(), "it is none any more");
     assert_eq!(resource.stats().stale, 1);
 }
-
-#[tokio::test(start_paused = true)]
-async fn gets_that_want_a_fresh_one_count_as_any_other() {
-    let (budget, script) = (Budget::new(2), Script::default().into());
-    let (often, once) = (fakes("often", &budget, &script), fakes("once", &budget, &script));
-    once.get().await.unwrap().put();
-    for _ in 0..5 {
-        tokio::time::advance(Duration::from_secs(1)).await;
-        often.get().fresh().await.unwrap().close();
-    }
-    often.get().fresh().await.unwrap().put();
-    tokio::time::advance(Duration::from_millis(100)).await;
-    drop(budget.acquire().await.unwrap());
-    assert_eq!((often.stats().idle, once.stats().idle), (1, 0));
-}

@@ -277,15 +277,10 @@ impl Books {
         self.demand + self.over
     }
 
-    /// Whether there are accounts that have no slot for anybody, ever.
-    pub(super) fn refuses_some(&self) -> bool {
-        self.barren > 0
-    }
-
-    /// Whether slots are coming free for those who wait.
-    pub(super) fn is_coming(&self) -> bool {
+    /// Whether slots are coming free for those who wait, or there are accounts that have none for anybody.
+    pub(super) fn is_unsettled(&self) -> bool {
         let root = &self.accounts[ROOT];
-        root.evicting + root.lingering > 0
+        root.evicting + root.lingering + self.barren > 0
     }
 
     pub(super) fn releases(&self) -> u64 {

@@ -240,12 +240,10 @@ struct Published {
     /// before members are looked at; read by every `put` under the lock of its address. So either the search finds what
     /// the put leaves there, or the put sees the pressure.
     pressure: AtomicUsize,
-    /// Slots are on their way to those who wait.
+    /// Slots are on their way to those who wait, or some would wait in vain.
     unsettled: AtomicBool,
     /// The limit is lower than it should be, since the process ran out of descriptors.
     lowered: AtomicBool,
-    /// A budget, or a child, may have no slots at all.
-    refuses_some: AtomicBool,
 }
 
 impl Drop for Ledger {
@@ -275,16 +273,10 @@ impl Ledger {
         self.published.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed) as usize
     }
 
-    /// Whether more may be done for who waits than has been done.
+    /// Whether more may be done for who waits than has been done, or nothing ever.
     #[inline]
     pub(crate) fn is_unsettled(&self) -> bool {
         self.published.unsettled.load(Ordering::Relaxed)
-    }
-
-    /// Whether there may be nothing to wait for, of which the books know more.
-    #[inline]
-    pub(crate) fn refuses_some(&self) -> bool {
-        self.published.refuses_some.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_lowered(&self) -> bool {
@@ -423,16 +415,11 @@ impl Ledger {
 
     /// Writes what has changed: every put reads the line of memory that it is in (I8).
     fn publish(&self, books: &Books) {
-        let Published { pressure, unsettled, lowered, refuses_some } = &*self.published;
+        let Published { pressure, unsettled, lowered } = &*self.published;
         if pressure.load(Ordering::Relaxed) != books.pressure() {
             pressure.store(books.pressure(), Ordering::Relaxed);
         }
-        let words = [
-            (unsettled, books.is_coming()),
-            (lowered, books.is_lowered()),
-            (refuses_some, books.refuses_some()),
-        ];
-        for (word, now) in words {
+        for (word, now) in [(unsettled, books.is_unsettled()), (lowered, books.is_lowered())] {
             if word.load(Ordering::Relaxed) != now {
                 word.store(now, Ordering::Relaxed);
             }

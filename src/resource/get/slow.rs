@@ -126,7 +126,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let waits = begun.is_none() && slow.caller.cell.is_waiting();
         self.stage = Stage::Slow(Box::new(slow));
         if let Some(begun) = begun {
-            self.dial(begun, here);
+            self.dial(begun, here, now);
         } else if waits {
             if self.immediate {
                 return self.give_up(None).map(Err);
@@ -167,14 +167,14 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Begins the dial that is this get's own.
-    fn dial(&mut self, mut begun: Begun, runtime: Option<Handle>) {
+    fn dial(&mut self, mut begun: Begun, runtime: Option<Handle>, now: Tick) {
         let shared = self.resource.shared();
         let Stage::Slow(slow) = &mut self.stage else { return };
         if let Some(timeout) = self.dial_timeout {
             begun.terms.hasty = begun.terms.timeout.is_none_or(|usual| timeout < usual);
             begun.terms.timeout = Some(timeout);
         }
-        slow.dialled = Some((clock::now(), begun.terms.timeout));
+        slow.dialled = Some((now, begun.terms.timeout));
         let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
         slow.attempt = Some((attempt, runtime));
     }
@@ -183,8 +183,12 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         loop {
             let slow = self.slow();
             let began = slow.caller.cell.since;
+            let mut lay = false;
             let granted = match slow.caller.cell.begin_poll() {
-                Ok(grant) => Poll::Ready(grant),
+                Ok(grant) => {
+                    lay = true;
+                    Poll::Ready(grant)
+                }
                 Err(waker) => {
                     // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
                     if let Some((mut attempt, runtime)) = slow.attempt.take()
@@ -217,12 +221,15 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     let shared = self.resource.shared();
                     upkeep::grow_back(shared.partition());
                     let begun = shared.begin_dial(slot);
-                    self.dial(begun, here);
+                    self.dial(begun, here, clock::now());
                     continue;
                 }
                 Poll::Ready(Grant::Conn(entry)) => {
                     let place = slow.place.take();
-                    match Shared::judge_handed(entry).map(|entry| Conn::new(entry, self.site)) {
+                    // What its own dial has just made is as good as that told.
+                    let as_told = !lay && entry.is_new();
+                    let judged = if as_told { Ok(entry) } else { Shared::judge_handed(entry) };
+                    match judged.map(|entry| Conn::new(entry, self.site)) {
                         Ok(conn) => return self.end(Ok(conn)),
                         Err(slot) => match self.line_up_again(slot, place) {
                             None => continue,
@@ -335,7 +342,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         };
         self.slow().place = Some(place);
         match begun {
-            Some(begun) => self.dial(begun, Handle::try_current().ok()),
+            Some(begun) => self.dial(begun, Handle::try_current().ok(), clock::now()),
             None => upkeep::look_after_queue(&shared),
         }
         None

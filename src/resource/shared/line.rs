@@ -303,9 +303,10 @@ impl<C: Send + 'static> Shared<C> {
             && !state.closed
             && !state.has_for(caller, rests)
             && slots < state.settings.max_conns
-            && (caller.immediate || self.published().notice.lent() == 0)
             && books.lacks_a_slot(self.partition().account)
             && !self.ledger().is_settling()
+            // What the keeper looks at comes back.
+            && (caller.immediate || self.published().notice.lent() == 0)
     }
 
     fn may_dial_with(&self, books: &Books, state: &State<C>, seat: SeatId, slot: &Slot) -> bool {

@@ -156,8 +156,7 @@ impl<C> Shared<C> {
             && !rare.queued.is_empty()
             && caller.wants.runtime.is_some_and(|runtime| rare.hastened_on.contains(&runtime))
             && rare.pace.is_well()
-            && !self.ledger().is_unsettled()
-            && !self.ledger().refuses_some();
+            && !self.ledger().is_unsettled();
         if !behind {
             return Found::Nothing;
         }
@@ -166,12 +165,9 @@ impl<C> Shared<C> {
         Found::Place(state.awaits_slot(caller, end, None), end)
     }
 
-    /// For who wants nothing that is idle.
+    /// For who wants nothing that is idle: a second try, which is no further use of the address.
     pub(crate) fn pass_over_idle(&self) -> Missed {
-        let state = self.lock();
-        state.touch(clock::now());
-        state.publish();
-        state.missed()
+        self.lock().missed()
     }
 
     /// Goes on where the newest one was unfit.
