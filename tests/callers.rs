@@ -175,7 +175,67 @@ async fn who_wants_a_fresh_one_of_an_address_that_pauses_is_told_at_once_and_cos
         let mut patient = resource.get().fresh().wait_for_ready();
         assert!(poll(&mut patient).is_pending());
         assert_eq!((resource.stats().idle, resource.stats().retired), (1, 0));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(poll(&mut patient).is_pending());
+        assert_eq!(script.pending(), 1, "it probes");
+        script.answer(Ok(()));
+        ready(&mut patient).unwrap().close();
     }
+}
+
+#[tokio::test]
+async fn one_who_wants_a_fresh_one_is_not_left_beside_an_idle_one_that_has_its_room() {
+    let (budget, script) = (Budget::new(10), Script::manual());
+    let resource = fakes_with("a", &budget, &script).max_conns(4).build();
+    let conn = dialled(&resource, &script);
+    let mut gets = [(); 4].map(|()| resource.get().fresh());
+    assert!(gets.iter_mut().all(|get| poll(get).is_pending()));
+    conn.put();
+    let mut conns = Vec::new();
+    for get in &mut gets {
+        assert!(poll(get).is_pending());
+        assert!(script.pending() > 0, "{}", budget.explain());
+        script.answer(Ok(()));
+        conns.push(ready(get).unwrap());
+        _ = poll(&mut resource.get().immediate().fresh());
+    }
+    assert_eq!(conns.len(), 4);
+}
+
+#[test]
+fn who_counts_on_anothers_dial_gives_up_on_a_clock_that_runs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (budget, script) = (Budget::new(10), Script::manual());
+        let resource = fakes("a", &budget, &script);
+        let (mut older, mut newer) = (resource.get(), resource.get().dial_timeout(Duration::from_millis(20)));
+        assert!(poll(&mut older).is_pending() && poll(&mut newer).is_pending());
+        script.answer_newest(Ok(()));
+        assert!(poll(&mut newer).is_pending());
+        let gives_up = tokio::time::timeout(Duration::from_secs(5), newer);
+        assert!(matches!(gives_up.await, Ok(Err(GetError::DialTimeout { .. }))));
+        drop(older);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_queues_again_waits_no_longer_than_it_may() {
+    let (budget, script) = (Budget::new(2), Script::manual());
+    let resource = fakes_with("a", &budget, &script).wait_timeout(Duration::from_millis(50)).build();
+    let (mut older, mut newer) = (resource.get(), resource.get());
+    assert!(poll(&mut older).is_pending() && poll(&mut newer).is_pending());
+    script.answer_newest(Ok(()));
+    assert!(poll(&mut newer).is_pending());
+    let conn = ready(&mut older).unwrap(); // its dial goes on, for the newer one
+    let began = tokio::time::Instant::now();
+    let answers = async {
+        settle().await;
+        script.answer(Err(std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()).into()));
+    };
+    let (error, ()) = tokio::join!(newer, answers);
+    assert!(matches!(error, Err(GetError::Exhausted { .. })), "{error:?}");
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    conn.close();
 }
 
 #[tokio::test]

@@ -181,6 +181,7 @@ impl Partition {
             // What somebody waits for may not be attainable any more: those behind it have their turn.
             partition.ledger.settle(books);
         } else {
+            partition.ledger.publish(&books);
             drop(books);
         }
         partition
@@ -201,6 +202,8 @@ impl Drop for Partition {
         let mut books = self.ledger.lock();
         if books.close_account(self.account) {
             self.ledger.settle(books);
+        } else if self.parent.is_some() {
+            self.ledger.publish(&books);
         }
     }
 }

@@ -202,11 +202,19 @@ impl ResolveContext {
 
     /// The dial goes on without the lookup, which gets a slot of its own if there is one: the dial needs its own now.
     fn part_with(&self, cx: &DialContext) -> bool {
-        if matches!(*self.0.place.lock(), Place::Parted(_)) {
+        if matches!(*self.0.place.lock(), Place::Parted(_) | Place::Background(_)) {
             return true;
         }
         let Some(slot) = cx.try_extra_slot() else { return false };
         let former = std::mem::replace(&mut *self.0.place.lock(), Place::Parted(slot));
+        drop(former);
+        true
+    }
+
+    /// The dial goes on without the lookup, which can be cancelled and takes a place in the background, if there is one.
+    fn retire(&self) -> bool {
+        let Ok(place) = names::places().try_acquire_owned() else { return false };
+        let former = std::mem::replace(&mut *self.0.place.lock(), Place::Background(place));
         drop(former);
         true
     }

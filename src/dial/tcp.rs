@@ -54,9 +54,10 @@ use target::Target;
 ///
 /// A resolver that fails keeps its last answer: for the connections there are, and for
 /// [a day](Self::stale_for) for new ones. So does one that is slow: a dial waits for it for 1.8 seconds (RFC 8767) if it
-/// has a last answer to go on with. Its lookup then goes on without it, for half a minute at most, if there is a slot for
-/// that; what it says in the end is remembered, and until then other dials of the name go on with the last answer at once.
-/// A lookup that cannot be cancelled, and has no slot, is waited for.
+/// has a last answer to go on with. Its lookup then goes on without it, as one of those in the background, for half a minute
+/// at most; the addresses that it has in the end are remembered, and until then other dials of the name go on with the last
+/// answer at once. A lookup that cannot be cancelled, as those of the system, needs a slot for that until it returns, or it is
+/// waited for.
 ///
 /// # Options
 ///

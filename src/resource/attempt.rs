@@ -57,7 +57,7 @@ pub(crate) trait ErasedDial<C>: Send + Sync {
 
 impl<D: Dial> ErasedDial<D::Conn> for D {
     fn attempt(self: Arc<Self>, shared: Arc<Shared<D::Conn>>, job: Job) -> Attempt {
-        Box::pin(run(self, job, Unfinished { shared, armed: Cell::new(true) }))
+        Box::pin(run(job, Unfinished { shared, armed: Cell::new(true) }, self))
     }
 
     fn check(&self, conn: &mut D::Conn, cx: &CheckContext) -> Fitness {
@@ -89,7 +89,7 @@ impl<D: Dial> ErasedDial<D::Conn> for D {
     }
 }
 
-/// The dialer of an address. Whoever has the last share of that may be anybody, who has no part in how the dialer ends.
+/// The dialer of an address. Whoever has the last trace of the address may be anybody, with no part in how the dialer ends.
 pub(crate) struct Dialer<C>(Option<Arc<dyn ErasedDial<C>>>);
 
 impl<C> Dialer<C> {
@@ -134,7 +134,8 @@ pub(crate) struct Terms {
     pub(crate) max_lifetime: Span,
 }
 
-async fn run<D: Dial>(dialer: Arc<D>, job: Job, unfinished: Unfinished<D::Conn>) -> Ended {
+// The dialer goes before its address, which sees to its end.
+async fn run<D: Dial>(job: Job, unfinished: Unfinished<D::Conn>, dialer: Arc<D>) -> Ended {
     let Job { slot, initiator, terms, home } = job;
     let shared = &unfinished.shared;
     // Declared before the dial: when both are dropped, its descriptors close, and then the slot goes.

@@ -52,9 +52,9 @@ pub(crate) struct Shared<C> {
     pub(crate) dialer: Dialer<C>,
     /// Somebody queues. A hint.
     others_queue: AtomicBool,
+    bell: Bell,
     /// Whether somebody watches whether the address moves.
     pub(crate) watched: Watched,
-    bell: Bell,
     handles: AtomicU32,
     pub(crate) budget: Budget,
     seating: Seating,
@@ -139,6 +139,11 @@ impl<C> Shared<C> {
     pub(crate) fn count(&self, event: Event) {
         self.lock().tally.add(event, 1);
         self.partition().count(event, 1);
+    }
+
+    /// Slots that the address has, and how many of them are dials'.
+    fn taken(&self, books: &Books) -> (usize, usize) {
+        self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)))
     }
 
     /// Slots that the address has, of whatever use.

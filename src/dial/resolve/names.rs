@@ -159,8 +159,8 @@ impl Name {
         self.entry(|entry| entry.last(self.names.stale_for, now))
     }
 
-    /// What the resolver says, or `None` if it takes long and there is a last answer: then it goes on by itself, if there is a
-    /// slot for it. What of it cannot be cancelled, and has none, is waited for.
+    /// What the resolver says, or `None` if it takes long and there is a last answer: then it goes on by itself, in the
+    /// background if there is a place there. What of it cannot be cancelled needs a slot, or is waited for.
     async fn patiently(
         &self,
         mut lookup: Lookup,
@@ -175,12 +175,16 @@ impl Name {
             match timeout(PATIENCE, lookup.as_mut()).await {
                 Ok(answer) => return Some(answer),
                 Err(_) if self.last().is_none() => (),
-                Err(_) if context.part_with(cx) => {
-                    self.goes_on(number, lookup);
-                    return None;
+                Err(_) => {
+                    let is_shared = context.is_shared();
+                    let goes_on = if is_shared { context.part_with(cx) } else { context.retire() };
+                    if goes_on {
+                        self.goes_on(number, lookup);
+                    }
+                    if goes_on || !is_shared {
+                        return None;
+                    }
                 }
-                Err(_) if !context.is_shared() => return None,
-                Err(_) => (),
             }
         }
     }
@@ -236,7 +240,8 @@ impl Name {
         // Whoever else watches the name waits for this: told when it ends, however it does.
         let mut claim = Claim { name: self, kept: true };
         // CANCEL: the claim is given up.
-        let place = places().acquire_owned().await.expect("BUG: the semaphore is never closed");
+        let Ok(place) = timeout(LOOKUP_TIMEOUT, places().acquire_owned()).await else { return };
+        let place = place.expect("BUG: the semaphore is never closed");
         let outcome = timeout(LOOKUP_TIMEOUT, async {
             let number = self.entry(Entry::ask);
             let context = ResolveContext::in_background(place);
@@ -299,7 +304,7 @@ impl Drop for Late {
 }
 
 /// Those of this runtime. One that is not driven keeps its own from being used, and no other's.
-fn places() -> Arc<Semaphore> {
+pub(super) fn places() -> Arc<Semaphore> {
     static OF_RUNTIMES: LazyLock<parking_lot::Mutex<HashMap<Id, Weak<Semaphore>>>> =
         LazyLock::new(parking_lot::Mutex::default);
     let mut all = OF_RUNTIMES.lock();

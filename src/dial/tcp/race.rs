@@ -226,7 +226,8 @@ fn no_answer(timeout: Duration) -> io::Error {
 }
 
 fn gave_way(took: Duration) -> io::Error {
-    let said = format!("no answer for {took:.1?}, and no slot to try the next address beside it");
+    let said =
+        format!("no answer for {took:.1?}, and no slot or descriptor to try the next address beside it");
     io::Error::new(io::ErrorKind::TimedOut, said)
 }
 

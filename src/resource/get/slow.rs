@@ -28,8 +28,8 @@ pub(super) struct Slow<'a, C> {
     pub(super) place: Option<Place>,
     /// Its dial, with the runtime it is polled on.
     attempt: Option<(Attempt, Option<Handle>)>,
-    /// When that began, and how long it may take: as long as that has no outcome for this caller, and it does not queue again.
-    dialled: Option<(Tick, Option<Duration>)>,
+    /// Kept until that has an outcome for this caller, or the caller queues again.
+    dialled: Option<Dialled>,
     deadline: Option<Instant>,
     wait_deadline: Option<Instant>,
     /// What came of its own haste.
@@ -37,6 +37,14 @@ pub(super) struct Slow<'a, C> {
     /// When its wait ends, while it has no timer. `NEVER`: it does not, or has one.
     pub(super) wait_ends: Tick,
     pub(super) patience: Patience<'a>,
+}
+
+/// A dial of a caller's own.
+struct Dialled {
+    began: Tick,
+    timeout: Option<Duration>,
+    /// It has served another, on whose dial the caller counts since: until when, if not for as long as that takes.
+    counts: Option<Option<Instant>>,
 }
 
 /// Dials that a timeout of its own has failed: after those it rests for a while, in line as if it had a dial.
@@ -174,7 +182,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             begun.terms.hasty = begun.terms.timeout.is_none_or(|usual| timeout < usual);
             begun.terms.timeout = Some(timeout);
         }
-        slow.dialled = Some((now, begun.terms.timeout));
+        slow.dialled = Some(Dialled { began: now, timeout: begun.terms.timeout, counts: None });
         let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
         slow.attempt = Some((attempt, runtime));
     }
@@ -256,20 +264,16 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 }
                 Poll::Pending => {}
             }
-            let (place, lost_its_dial) = (slow.place, slow.attempt.is_none() && slow.dialled.is_some());
-            let queues_again = lost_its_dial && self.resource.shared().is_queued(place);
+            let (place, dials, has_dialled) = (slow.place, slow.attempt.is_some(), slow.dialled.is_some());
+            let may_queue = !dials && (has_dialled || self.immediate);
+            let queues_again = may_queue && self.resource.shared().is_queued(place);
             if self.immediate && queues_again {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
             let slow = self.slow();
-            // Polled without a grant, and no dial of its own, it keeps its time itself.
-            if slow.attempt.is_none() && slow.wait_ends != Tick::NEVER {
-                let wait_ends = std::mem::replace(&mut slow.wait_ends, Tick::NEVER);
-                slow.wait_deadline = clock::deadline(wait_ends.since(clock::now()));
-            }
             let patient_until = match slow.attempt {
-                None => slow.wait_end(queues_again).into_iter().chain(slow.deadline).min(),
+                None => slow.keep_wait(queues_again).into_iter().chain(slow.deadline).min(),
                 Some(_) => slow.deadline,
             };
             let look = slow.next_look().filter(|look| patient_until.is_none_or(|end| *look < end));
@@ -460,17 +464,26 @@ impl<C> Slow<'_, C> {
         self.haste.as_ref()?.rests.map(|(_, look)| look)
     }
 
-    /// Without a dial of its own: when it gives up to wait. That is for a slot, or for another's dial, which may take as long as
-    /// its own might have.
-    fn wait_end(&mut self, queues_again: bool) -> Option<Instant> {
-        let Some((began, timeout)) = self.dialled else { return self.wait_deadline };
+    /// Without a dial of its own it keeps its time itself: when it gives up to wait. That is for a slot; or for another's dial,
+    /// which may take as long as its own might have, if it does not try again whatever happens.
+    fn keep_wait(&mut self, queues_again: bool) -> Option<Instant> {
         let now = clock::now();
-        if !queues_again {
-            return timeout.and_then(|timeout| clock::deadline(began.after(timeout).since(now)));
+        if queues_again && let Some(Dialled { began, .. }) = self.dialled.take() {
+            // While it had a dial it waited for no slot.
+            let dialled = now.since(began);
+            self.wait_ends = self.wait_ends.after(dialled);
+            self.wait_deadline = self.wait_deadline.and_then(|end| end.checked_add(dialled));
         }
-        self.dialled = None;
-        // While it had a dial it waited for no slot.
-        self.wait_deadline = self.wait_deadline.and_then(|end| end.checked_add(now.since(began)));
+        if let Some(Dialled { began, timeout, counts }) = &mut self.dialled
+            && !self.caller.wants.patient
+        {
+            let end = |timeout: Duration| clock::deadline(began.after(timeout).since(now));
+            return *counts.get_or_insert_with(|| timeout.and_then(end));
+        }
+        if self.wait_ends != Tick::NEVER {
+            let wait_ends = std::mem::replace(&mut self.wait_ends, Tick::NEVER);
+            self.wait_deadline = clock::deadline(wait_ends.since(now));
+        }
         self.wait_deadline
     }
 

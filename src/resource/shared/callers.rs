@@ -18,7 +18,7 @@ use crate::conn::Entry;
 use crate::error::DialError;
 use crate::resource::pace::{Limits, Pace};
 
-/// How often one caller may be passed over by those behind it who can use what it cannot. Each time it is not spares a dial.
+/// How often one caller may be passed over for those behind it who can use what it cannot: each time, that spares a dial.
 const MOST_PASSED_OVER: u32 = 64;
 
 /// Who is in line at an address.
@@ -251,9 +251,7 @@ impl<C> State<C> {
 
     /// Whether something has come to rest that this caller may want, since it looked as of so many rests.
     pub(super) fn has_for(&self, caller: &Caller<C>, rests: u32) -> bool {
-        let may_want = self.idle.rests != rests && !caller.wants.fresh;
-        // Who is polled outside of a runtime can use nothing of one, and would look for ever.
-        may_want && (caller.wants.runtime.is_some() || self.idle.iter().any(|entry| entry.runtime.is_none()))
+        self.idle.rests != rests && !caller.wants.fresh
     }
 
     /// Gets in line for a dial of its own, which is about to begin, or goes on.
@@ -491,9 +489,11 @@ impl<C> Rare<C> {
         Some(wakers)
     }
 
-    /// Puts one who waited for a dial back in the queue. Who does not wait for a slot is to be woken, and then gives up.
+    /// Puts one who waited for a dial back in the queue. Who does not wait for a slot is to be woken, and then gives up; who
+    /// counted on another's dial, to keep its time otherwise.
     pub(super) fn requeue(&mut self, place: Place, waiter: Waiter<C>) -> Option<Waker> {
-        let waker = if waiter.caller.immediate { waiter.caller.cell.take_waker() } else { None };
+        let is_told = waiter.caller.immediate || waiter.orphaned;
+        let waker = if is_told { waiter.caller.cell.take_waker() } else { None };
         self.queued.insert(place, Waiter { orphaned: false, ..waiter });
         waker
     }

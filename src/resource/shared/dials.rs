@@ -190,8 +190,8 @@ impl<C: Send + 'static> Shared<C> {
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
+        drop((former, lease)); // first: who is told may come for its slot
         wake_all(wakers);
-        drop((former, lease));
         if pauses {
             tracing::debug!(address = %self.address, "dials failed: the address pauses");
         }

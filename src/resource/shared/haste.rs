@@ -7,6 +7,7 @@ use tokio::runtime;
 
 use super::{Shared, Waiter};
 use crate::clock::{self, Tick};
+use crate::stats::Event;
 use crate::sync::wake_all;
 
 impl<C> Shared<C> {
@@ -69,10 +70,14 @@ impl<C> Shared<C> {
             rare.moved = now;
         }
         rare.pace.probe(now); // who was to may be on a runtime that is not driven
+        let spared = self.make_way(&books, &mut state);
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
         wake_all(wakers);
+        if let Some(entry) = spared {
+            entry.discard(Event::Retired);
+        }
         true
     }
 
@@ -82,8 +87,12 @@ impl<C> Shared<C> {
         let Some(rare) = state.several_mut() else { return };
         rare.probed_on.retain(|other| *other != runtime);
         rare.pace.probe(end);
+        let spared = self.make_way(&books, &mut state);
         self.sync(&mut books, &state);
         drop(state);
         self.ledger().settle(books);
+        if let Some(entry) = spared {
+            entry.discard(Event::Retired);
+        }
     }
 }

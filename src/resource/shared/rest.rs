@@ -37,7 +37,7 @@ impl<C> Shared<C> {
         if !rests {
             return Self::rest_otherwise(state, entry, news);
         }
-        let untended = state.is_untended_with(&entry).then(|| Arc::clone(&entry.shared));
+        let untended = (!state.tended).then(|| Arc::clone(&entry.shared));
         state.put(entry, news);
         drop(state);
         if let Some(shared) = untended {
@@ -112,7 +112,7 @@ impl<C> Shared<C> {
         let is_of_use = !matches!(fate, Fate::Closes(_));
         match fate {
             Fate::Rests { displaces } => {
-                untended = state.is_untended_with(&entry);
+                untended = !state.tended;
                 state.put(entry, news);
                 if displaces {
                     closing = state.idle.take_oldest().map(|oldest| (oldest, Event::Retired));
@@ -170,7 +170,7 @@ impl<C> Shared<C> {
         let suits = |rare: &Rare<C>| rare.queued.iter().any(|(_, waiter)| waiter.suits(back));
         let is_unwanted = bars || state.queued() > 0 && !state.several().is_some_and(suits);
         if is_unwanted && self.needs_its_slot(books, state) {
-            // Who is before all others wants none of it (fresh, or of another runtime), but can do with its slot.
+            // Its callers, or one whose turn it is, want none of it (fresh, or of another runtime), but can do with its slot.
             return Fate::Closes(Event::Retired);
         }
         match state.settings.max_idle {
@@ -181,13 +181,26 @@ impl<C> Shared<C> {
 
     /// Whether those who queue here lack but a slot, or the room for one, to dial.
     fn needs_its_slot(&self, books: &Books, state: &State<C>) -> bool {
-        let account = self.partition().account;
-        let (slots, dials) =
-            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
-        if slots >= state.settings.max_conns {
-            return state.may_dial() > 0; // it will, if not just now
+        let (account, may_dial) = (self.partition().account, state.may_dial());
+        let (slots, dials) = self.taken(books);
+        if state.lacks_room(slots, state.queued()) {
+            return may_dial > 0; // it will, if not just now
         }
-        dials < state.may_dial() && books.dial_room(account) > 0 && books.free(account) == 0
+        dials < may_dial && books.dial_room(account) > 0 && books.free(account) == 0
+    }
+
+    /// Takes out what rests here for those who queue, if the first of them wants none of it, and all that they lack is the room
+    /// that it has. To be closed after the locks.
+    pub(super) fn make_way(&self, books: &Books, state: &mut Locked<'_, C>) -> Option<Box<Entry<C>>> {
+        let (_, first) = state.several()?.queued.front()?;
+        let is_wanted = state.idle.iter().any(|entry| first.suits(entry));
+        let (slots, _) = self.taken(books);
+        if is_wanted || state.may_dial() == 0 || !state.lacks_room(slots, state.queued()) {
+            return None;
+        }
+        let spared = state.idle.take_oldest();
+        state.publish();
+        spared
     }
 
     /// Whether it has more slots than it should, which is noted.

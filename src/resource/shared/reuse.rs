@@ -19,6 +19,9 @@ use crate::runtime::Whereabouts;
 use crate::stats::Event;
 use crate::upkeep;
 
+/// After how long a new connection that nobody has looked at may well have ended.
+const LONG: Duration = Duration::from_secs(1);
+
 /// What to do with an idle connection that was taken to be given out.
 enum Verdict {
     Give,
@@ -40,11 +43,21 @@ impl<C> Drop for Counted<'_, C> {
 /// Idle connections that were passed over; they go back whatever happens.
 pub(super) struct Aside<C>(pub(super) Vec<Box<Entry<C>>>);
 
+impl<C> Aside<C> {
+    /// Those that are busy here are so for others; the rest somebody else may have missed.
+    fn is_news(entry: &Entry<C>) -> bool {
+        !entry.busy
+    }
+
+    fn news(&self) -> u32 {
+        self.0.iter().map(|entry| u32::from(Self::is_news(entry))).sum()
+    }
+}
+
 impl<C> Drop for Aside<C> {
     fn drop(&mut self) {
         for entry in self.0.drain(..) {
-            // Those that are busy here are so for others; the rest somebody else may have missed.
-            let news = !entry.busy;
+            let news = Self::is_news(&entry);
             Shared::rest(entry, news);
         }
     }
@@ -186,7 +199,10 @@ impl<C> Shared<C> {
                 Verdict::Discard(event) => taken.entry.discard(event),
                 Verdict::SetAside => aside.0.push(taken.entry),
             }
-            taken = self.lock().take_idle()?;
+            taken = self.lock().take_idle().map_err(|missed| {
+                // What comes back of its own doing is no news to itself.
+                Missed { rests: missed.rests.wrapping_add(aside.news()), ..missed }
+            })?;
             let counted = Counted(self);
             verdict = Self::judge(&mut taken, now, None);
             if let Verdict::Give = verdict {
@@ -231,15 +247,14 @@ impl<C> Shared<C> {
         entry.conn.as_mut().map_or(Fitness::Broken, |conn| entry.shared.dialer.check(conn, &cx))
     }
 
-    /// What to do with a connection that was handed over: give it out, or close it and keep its slot. One that has just been
-    /// dialled is as good as its dial told.
+    /// What to do with a connection that was handed over: give it out, or close it and keep its slot. A new one is as good as
+    /// its dial told, unless it has lain for long: its peer may speak first, which a check would take amiss.
     pub(crate) fn judge_handed(mut entry: Box<Entry<C>>) -> Result<Box<Entry<C>>, Option<Slot>> {
-        let (now, tick) = (clock::now(), clock::resolution());
-        let was_new = entry.is_new();
-        if was_new && now.since(entry.record.born) <= tick {
+        let (now, was_new) = (clock::now(), entry.is_new());
+        if was_new && now.since(entry.record.born) < LONG {
             return Ok(entry);
         }
-        let check = || Self::check(&mut entry, now, Span::new(tick));
+        let check = || Self::check(&mut entry, now, Span::new(clock::resolution()));
         let checked = catch_unwind(AssertUnwindSafe(check));
         if let Ok(Fitness::Fit) = checked {
             return Ok(entry);

@@ -94,6 +94,11 @@ impl<C> State<C> {
         }
     }
 
+    /// Whether so many who want a connection each find no room for all, beside so many slots.
+    pub(super) fn lacks_room(&self, slots: usize, callers: usize) -> bool {
+        self.settings.max_conns.saturating_sub(slots) < callers
+    }
+
     /// A dial begins, and is counted here: on what terms, if nobody says otherwise.
     pub(super) fn begin_dial(&mut self) -> Terms {
         self.tally.add(Event::Dial, 1);
@@ -168,18 +173,11 @@ impl<'a, C> Locked<'a, C> {
         }
     }
 
-    /// Whether the keeper is to be told when this comes to rest: it does not know the address yet, or answered the ring of this
-    /// one while that was not here.
-    #[inline]
-    pub(super) fn is_untended_with(&self, entry: &Entry<C>) -> bool {
-        !self.tended || entry.has_rung()
-    }
-
-    /// It rests. The caller tells the keeper, if that is to know.
+    /// It rests. The caller tells the keeper, if that does not know it yet.
     #[inline]
     pub(super) fn put(&mut self, mut entry: Box<Entry<C>>, news: bool) {
         if entry.has_rung() {
-            entry.unwatch();
+            entry.unwatch(); // while it was not here: that was answered in vain
         }
         entry.rested = true;
         self.tended = true;

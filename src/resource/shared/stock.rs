@@ -155,8 +155,7 @@ impl<C: Send + 'static> Shared<C> {
         if !books.has_slot_at_once(self.partition().account) {
             return None;
         }
-        let (slots, dials) =
-            self.seating.get().map_or((0, 0), |seat| (books.slots_of(seat), books.dials_of(seat)));
+        let (slots, dials) = self.taken(books);
         if !bounds.allow_another(slots, dials) {
             return None;
         }
