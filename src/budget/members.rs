@@ -64,6 +64,7 @@ impl<S> Members<S> {
     }
 
     /// It has nothing idle. Returns where it went.
+    #[inline]
     pub(crate) fn cool(&mut self, index: usize, mut moved: impl FnMut(SeatId, usize)) -> usize {
         debug_assert!(index < self.warm, "BUG: cooled twice");
         self.warm -= 1;

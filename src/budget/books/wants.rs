@@ -192,6 +192,7 @@ impl Books {
         }
     }
 
+    #[inline]
     pub(super) fn warm_changed(&mut self, account: AccountId, before: usize, after: usize) {
         if before != after {
             self.idlers_changed(account, |above| above.warm = above.warm - before + after);

@@ -180,8 +180,9 @@ impl Name {
                     let goes_on = if is_shared { context.part_with(cx) } else { context.retire() };
                     if goes_on {
                         self.goes_on(number, lookup);
+                        return None;
                     }
-                    if goes_on || !is_shared {
+                    if !is_shared {
                         return None;
                     }
                 }
