@@ -72,6 +72,7 @@ impl<S> Members<S> {
         self.warm
     }
 
+    #[inline]
     fn swap(&mut self, a: usize, b: usize, moved: &mut impl FnMut(SeatId, usize)) {
         if a != b {
             self.seats.swap(a, b);

@@ -180,6 +180,7 @@ impl Books {
     }
 
     /// More or fewer may have something idle: addresses of an account, or participants registered there.
+    #[inline]
     pub(super) fn idlers_changed(&mut self, account: AccountId, change: impl Fn(&mut Account)) {
         let mut next = Some(account);
         while let Some(id) = next {

@@ -220,8 +220,8 @@ impl<C: Send + 'static> Shared<C> {
         state.calm = false;
         // One that wants none of the idle ones needs their room if the address has no other.
         let mut surplus = None;
-        let lacks_room = state.lacks_room(books.slots_of(seat), state.queued() + 1);
-        if caller.wants.fresh && lacks_room && state.may_dial() > 0 {
+        let lacks_room = || state.lacks_room(books.slots_of(seat), state.queued() + 1);
+        if caller.wants.fresh && lacks_room() && state.may_dial() > 0 {
             surplus = state.idle.take_oldest();
             state.publish();
         }
@@ -299,7 +299,7 @@ impl<C: Send + 'static> Shared<C> {
     /// Whether one who gets in line now could dial at once if it had a slot, and may have that of something idle. Not
     /// while this thread evicts: what is called there is seen to afterwards.
     fn lacks_a_slot(&self, books: &Books, state: &State<C>, caller: &Caller<C>, rests: u32) -> bool {
-        let (slots, _) = self.taken(books);
+        let slots = self.seating.get().map_or(0, |seat| books.slots_of(seat));
         state.is_deserted()
             && !state.closed
             && !state.has_for(caller, rests)
