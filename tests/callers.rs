@@ -12,15 +12,7 @@ use std::time::Duration;
 
 use fdpool::dial::CheckContext;
 use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, Fitness, GetError};
-use support::{Fake, Moving, Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
-
-/// A connection of a dialer that does as the test says.
-fn dialled(resource: &ConnResource<Fake>, script: &Script) -> Conn<Fake> {
-    let mut get = resource.get();
-    assert!(poll(&mut get).is_pending());
-    script.answer(Ok(()));
-    ready(&mut get).unwrap()
-}
+use support::{Moving, Script, assert_at_rest, dialled, fakes, fakes_with, poll, ready, settle};
 
 #[tokio::test]
 async fn a_caller_that_does_not_wait_comes_before_the_stock() {

@@ -379,16 +379,21 @@ fn so_is_one_that_was_polled_there_where_others_queued() {
     assert_at_rest(&budget, 0);
 }
 
+/// Its watch is never ready: whether it has moved is asked only when somebody begins to watch.
+fn watched_in_vain(budget: &Budget, moved: &Arc<AtomicBool>) -> ConnResource<()> {
+    let moved = Arc::clone(moved);
+    let dialer = Moving {
+        watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
+        is_current: move || !moved.load(Ordering::Relaxed),
+    };
+    ConnResource::builder("a", dialer).budget(budget).build()
+}
+
 #[test]
 fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
     for rests_long in [false, true] {
         let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));
-        let has_moved = Arc::clone(&moved);
-        let dialer = Moving {
-            watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
-            is_current: move || !has_moved.load(Ordering::Relaxed),
-        };
-        let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+        let resource = watched_in_vain(&budget, &moved);
         let (first, second) = (runtime(), runtime());
         let theirs = first.block_on(async {
             let conn = resource.get().await.unwrap();
@@ -424,12 +429,7 @@ fn when_the_runtime_ends_that_watches_whether_an_address_moves_another_does() {
 #[test]
 fn when_the_runtime_is_not_driven_that_watches_whether_an_address_moves_another_does() {
     let (budget, moved) = (Budget::new(4), Arc::new(AtomicBool::new(false)));
-    let has_moved = Arc::clone(&moved);
-    let dialer = Moving {
-        watch: || -> Option<Watch> { Some(Box::pin(std::future::pending())) },
-        is_current: move || !has_moved.load(Ordering::Relaxed),
-    };
-    let resource = ConnResource::builder("a", dialer).budget(&budget).build();
+    let resource = watched_in_vain(&budget, &moved);
     let first = runtime();
     let theirs = first.block_on(async {
         let conn = resource.get().await.unwrap();

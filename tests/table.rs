@@ -9,16 +9,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fdpool::dial::from_fn;
-use fdpool::{Address, Budget, Conn, ConnResource, DialContext, DialError, Fitness, GetError};
-use support::{Fake, Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
-
-/// One in use, where dials wait for an answer.
-fn dialled(resource: &ConnResource<Fake>, script: &Script) -> Conn<Fake> {
-    let mut get = resource.get();
-    assert!(poll(&mut get).is_pending());
-    script.answer(Ok(()));
-    ready(&mut get).unwrap()
-}
+use fdpool::{Address, Budget, ConnResource, DialContext, DialError, Fitness, GetError};
+use support::{Script, assert_at_rest, dialled, fakes, fakes_with, poll, ready, settle};
 
 #[tokio::test]
 async fn get_with_an_idle_fit_one_takes_that_one() {

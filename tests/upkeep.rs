@@ -302,19 +302,24 @@ impl Dial for Looked {
     }
 }
 
-#[test]
-fn a_caller_waits_for_the_connection_that_is_being_looked_at() {
-    let dialer = Looked::default();
-    let budget = Budget::new(10);
-    let resource = ConnResource::builder("a", dialer.clone()).budget(&budget).build();
-    let gate = Arc::new(Barrier::new(2));
+/// An address with one connection, which is being looked at until the gate is passed.
+fn being_looked_at(budget: &Budget) -> (Runtime, ConnResource<()>, Looked, Arc<Barrier>) {
+    let (dialer, gate) = (Looked::default(), Arc::new(Barrier::new(2)));
+    let resource = ConnResource::builder("a", dialer.clone()).budget(budget).build();
     *dialer.gate.lock().unwrap() = Some(Arc::clone(&gate));
     let keeper = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     keeper.block_on(async {
         let resource = resource.clone();
         tokio::spawn(async move { resource.get().await.unwrap().put() }).await.unwrap();
     });
-    gate.wait(); // it is being looked at
+    gate.wait();
+    (keeper, resource, dialer, gate)
+}
+
+#[test]
+fn a_caller_waits_for_the_connection_that_is_being_looked_at() {
+    let budget = Budget::new(10);
+    let (_keeper, resource, dialer, gate) = being_looked_at(&budget);
     assert_eq!((resource.stats().idle, resource.stats().in_use), (1, 0));
     let user = current_thread();
     user.block_on(async {
@@ -345,24 +350,10 @@ fn a_caller_waits_for_the_connection_that_is_being_looked_at() {
     assert_eq!((dialer.dials.load(Ordering::SeqCst), resource.stats().reused), (1, 1));
 }
 
-/// An address with one connection, which is being looked at until the gate is passed.
-fn being_looked_at(budget: &Budget) -> (Runtime, ConnResource<()>, Arc<Barrier>) {
-    let (dialer, gate) = (Looked::default(), Arc::new(Barrier::new(2)));
-    let resource = ConnResource::builder("a", dialer.clone()).budget(budget).build();
-    *dialer.gate.lock().unwrap() = Some(Arc::clone(&gate));
-    let keeper = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    keeper.block_on(async {
-        let resource = resource.clone();
-        tokio::spawn(async move { resource.get().await.unwrap().put() }).await.unwrap();
-    });
-    gate.wait();
-    (keeper, resource, gate)
-}
-
 #[test]
 fn nothing_is_closed_elsewhere_for_a_caller_whose_connection_is_being_looked_at() {
     let budget = Budget::new(2);
-    let (_keeper, resource, gate) = being_looked_at(&budget);
+    let (_keeper, resource, _, gate) = being_looked_at(&budget);
     let user = current_thread();
     user.block_on(async {
         let other = ConnResource::builder("b", Looked::default()).budget(&budget).build();
@@ -377,7 +368,7 @@ fn nothing_is_closed_elsewhere_for_a_caller_whose_connection_is_being_looked_at(
 #[test]
 fn who_does_not_wait_does_not_wait_for_a_look_either() {
     let budget = Budget::new(10);
-    let (_keeper, resource, gate) = being_looked_at(&budget);
+    let (_keeper, resource, _, gate) = being_looked_at(&budget);
     let user = current_thread();
     user.block_on(async { support::ready(&mut resource.get().immediate()).unwrap().close() });
     gate.wait();

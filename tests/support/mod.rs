@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use fdpool::dial::{CheckContext, Watch};
-use fdpool::{Address, Budget, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness};
+use fdpool::{
+    Address, Budget, Conn, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -173,6 +175,14 @@ pub fn fakes(address: &str, budget: &Budget, script: &Arc<Script>) -> ConnResour
 
 pub fn fakes_with(address: &str, budget: &Budget, script: &Arc<Script>) -> ConnResourceBuilder<Fake> {
     ConnResource::builder(address, FakeDialer(Arc::clone(script))).budget(budget)
+}
+
+/// One in use, where dials wait for an answer.
+pub fn dialled(resource: &ConnResource<Fake>, script: &Script) -> Conn<Fake> {
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    script.answer(Ok(()));
+    ready(&mut get).unwrap()
 }
 
 /// Polls once, without ever waking.

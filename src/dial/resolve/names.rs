@@ -304,7 +304,8 @@ impl Drop for Late {
     }
 }
 
-/// Those of this runtime. One that is not driven keeps its own from being used, and no other's.
+/// The places for lookups in the background of this runtime. One that is not driven keeps its own from being used, and no
+/// other's.
 pub(super) fn places() -> Arc<Semaphore> {
     static OF_RUNTIMES: LazyLock<parking_lot::Mutex<HashMap<Id, Weak<Semaphore>>>> =
         LazyLock::new(parking_lot::Mutex::default);
