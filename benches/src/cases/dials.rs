@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 
 use fdpool::dial::Tcp;
 use fdpool::{Budget, Conn, ConnResource};
+use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::loopback::{Manner, Server};
 use crate::measure::{Entrant, compete, median, median_interval};
 use crate::peers::bb8::{self, Bb8};
 use crate::peers::deadpool::{self, Deadpool};
-use crate::peers::{Object, Unit};
+use crate::peers::handrolled::HandRolled;
+use crate::peers::{Bounded, Object, Unit};
 use crate::report::{Asked, Report, number, table, versioned};
 
 const AT_ONCE: usize = 64;
@@ -73,6 +76,38 @@ impl Opens for Raw {
     }
 
     fn discard(open: TcpStream) {
+        drop(open);
+    }
+}
+
+/// A pool for each address, the leanest one would write oneself: what a dial takes where nothing but a permit is counted.
+struct Lean {
+    to: SocketAddr,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<TcpStream>>,
+}
+
+impl Opens for Arc<[Lean]> {
+    /// The connection goes before its permit.
+    type Open = (TcpStream, OwnedSemaphorePermit);
+
+    async fn open(&self, n: usize) -> Self::Open {
+        let Lean { to, permits, idle } = &self[n];
+        let permit = Arc::clone(permits).acquire_owned().await.expect("never closed");
+        let found = idle.lock().pop();
+        let stream = match found {
+            Some(stream) => stream,
+            None => TcpStream::connect(to).await.expect("a connection"),
+        };
+        stream.set_nodelay(true).expect("a socket");
+        (stream, permit)
+    }
+
+    fn stream((stream, _): &mut Self::Open) -> &mut TcpStream {
+        stream
+    }
+
+    fn discard(open: Self::Open) {
         drop(open);
     }
 }
@@ -166,10 +201,14 @@ fn measured(to: &Arc<[SocketAddr]>, at_once: usize) -> Vec<Entrant<f64>> {
     let entered = runtime.enter();
     let plain = Tcp::default().keepalive(None).user_timeout(None);
     let deadpools: Arc<[Deadpool<TcpStream>]> = to.iter().map(|to| deadpool::pool(*to, 1, true)).collect();
+    let lean =
+        |to: &SocketAddr| Lean { to: *to, permits: Arc::new(Semaphore::new(1)), idle: Mutex::default() };
+    let leans: Arc<[Lean]> = to.iter().map(lean).collect();
     let bb8s: Arc<[Bb8<TcpStream>]> = to.iter().map(|to| bb8::pool(*to, 1, true)).collect();
     let mut entrants = vec![
         entrant(&runtime, RAW, Raw { to: Arc::clone(to), careful: false }, at_once),
         entrant(&runtime, FDPOOL, resources(to, plain), at_once),
+        entrant(&runtime, HandRolled::<TcpStream>::NAME, leans, at_once),
         entrant(&runtime, "deadpool", deadpools, at_once),
         entrant(&runtime, "bb8", bb8s, at_once),
         entrant(
