@@ -454,9 +454,9 @@ async fn a_stream_that_always_wakes_keeps_nobody_from_running() {
     until("looked at", || looks.load(Ordering::SeqCst) > 0).await;
     let before = looks.load(Ordering::SeqCst);
     until("looked at again, in the next round", || looks.load(Ordering::SeqCst) > before).await;
-    sleep(Duration::from_millis(200)).await;
+    sleep(Duration::from_secs(1)).await;
     let looks = looks.load(Ordering::SeqCst) - before;
-    assert!(looks < 1000, "{looks} looks in some 250 ms: it burns");
+    assert!(looks < 1000, "{looks} looks in a second: it burns");
     assert!(resource.try_get().is_some());
 }
 
