@@ -359,9 +359,9 @@ fn nothing_is_closed_elsewhere_for_a_caller_whose_connection_is_being_looked_at(
         let other = ConnResource::builder("b", Looked::default()).budget(&budget).build();
         other.get().await.unwrap().put();
         let mut get = Box::pin(resource.get());
-        assert!(support::poll(&mut get).is_pending());
-        assert_eq!((budget.stats().evicted, budget.stats().dialing), (0, 0));
+        let (waits, stats) = (support::poll(&mut get).is_pending(), budget.stats());
         gate.wait();
+        assert_eq!((waits, stats.evicted, stats.dialing), (true, 0, 0));
     });
 }
 
@@ -370,8 +370,9 @@ fn who_does_not_wait_does_not_wait_for_a_look_either() {
     let budget = Budget::new(10);
     let (_keeper, resource, _, gate) = being_looked_at(&budget);
     let user = current_thread();
-    user.block_on(async { support::ready(&mut resource.get().immediate()).unwrap().close() });
+    let got = user.block_on(resource.get().immediate());
     gate.wait();
+    user.block_on(async { got.unwrap().close() });
 }
 
 /// What its address is asked about wakes its watcher meanwhile, and has ended.
