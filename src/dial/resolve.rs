@@ -118,11 +118,11 @@ struct Ticket {
 /// Where a lookup belongs.
 #[derive(Debug)]
 enum Place {
-    /// To a dial: its slot, which no connection needs yet. Can become Parted.
+    /// To a dial: its slot, which no connection needs yet. Can become Parted or Background.
     Dial(#[expect(dead_code, reason = "held")] SlotShare),
     /// To a dial that went on without it: a slot of its own.
     Parted(#[expect(dead_code, reason = "held")] Slot),
-    /// To nobody's: one of few, which no slot stands for.
+    /// To nobody's, or to one that went on without it: one of few, which no slot stands for.
     Background(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
     Detached,
 }

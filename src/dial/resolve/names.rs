@@ -93,6 +93,7 @@ impl Names {
         let error = match name.patiently(lookup, number, &context, cx).await {
             Some(Ok(ips)) if !ips.is_empty() => {
                 let ips = name.answered(number, ips);
+                // CANCEL: what goes on keeps its share of the dial's slot.
                 context.end(cx).await;
                 return Ok(ips);
             }
@@ -103,6 +104,7 @@ impl Names {
         };
         let last = name.last().ok_or_else(|| error.clone())?;
         tracing::warn!(host, %error, addresses = ?last, "name not resolved, its last answer is used");
+        // CANCEL: as above.
         context.end(cx).await;
         Ok(last)
     }
