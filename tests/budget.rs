@@ -558,16 +558,6 @@ async fn min_idle_is_kept_in_stock_from_free_slots() {
     drop((slots, conn));
 }
 
-#[test]
-fn the_global_budget_is_sized_from_the_limit_and_set_once() {
-    let budget = Budget::global();
-    let (soft, _) = rlimit::Resource::NOFILE.get().unwrap();
-    assert!(budget.limit() > 0 && (budget.limit() as u64) < soft);
-    assert!(budget.effective_limit() <= budget.limit());
-    assert!(budget.stats().foreign_fds > 0);
-    assert!(Budget::set_global(Budget::new(1)).is_err());
-}
-
 #[tokio::test]
 async fn explain_names_who_holds_and_who_waits() {
     let (budget, script) = (Budget::new(2), Arc::default());

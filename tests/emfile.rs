@@ -133,6 +133,20 @@ fn two_budgets_do_not_take_each_other_for_foreign() {
     });
 }
 
+#[test]
+fn the_global_budget_is_sized_from_the_limit_and_set_once() {
+    alone(async {
+        let soft = SoftLimit::leaving(240);
+        let before = descriptors::open();
+        let budget = Budget::global();
+        let stats = budget.stats();
+        assert!((1..=240).contains(&stats.limit) && stats.effective_limit == stats.limit, "{stats:?}");
+        assert_eq!(stats.foreign_fds, before);
+        assert!(Budget::set_global(Budget::new(1)).is_err());
+        drop(soft);
+    });
+}
+
 /// Nobody's runtime lets the limit grow: a thread does.
 #[test]
 fn who_waits_without_a_runtime_is_served_when_other_code_closes_its_own() {
