@@ -1,6 +1,7 @@
 //! Which tokio runtime this is: a stream works on the one it was made on, and on no other.
 
 use std::cell::Cell;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -37,8 +38,8 @@ struct Answer {
     runtime: Id,
 }
 
-/// For so many tasks a thread remembers the answer.
-const REMEMBERED: usize = 64;
+/// For so many tasks a thread remembers the answer, if they were spawned one after the other.
+const REMEMBERED: usize = 256;
 
 std::thread_local! {
     static ANSWERS: [Cell<Option<Answer>>; REMEMBERED] = const { [const { Cell::new(None) }; REMEMBERED] };
@@ -49,6 +50,33 @@ static KIND: AtomicUsize = AtomicUsize::new(0);
 
 fn kind(waker: &Waker) -> usize {
     std::ptr::from_ref(waker.vtable()).addr()
+}
+
+/// A task's number, which it tells nobody but hashers.
+struct Number(u64);
+
+impl Number {
+    #[inline]
+    fn of(task: task::Id) -> Self {
+        let mut number = Self(0);
+        task.hash(&mut number);
+        number
+    }
+}
+
+impl Hasher for Number {
+    #[inline]
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |number, byte| (number << 8) | u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Learns what the wakers of tokio's tasks are like. To be awaited in a task, with nothing around it.
@@ -81,9 +109,8 @@ pub(crate) fn of(waker: &Waker) -> Option<Id> {
         return current();
     };
     let asker = Asker { task, header: waker.data().addr() };
-    // Tasks are apart from each other in memory by two lines of the cache or more.
     ANSWERS.with(|answers| {
-        let answer = &answers[(asker.header >> 7) % REMEMBERED];
+        let answer = &answers[Number::of(task).0 as usize % REMEMBERED];
         match answer.get() {
             Some(known) if known.asker == asker => Some(known.runtime),
             _ => {

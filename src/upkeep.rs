@@ -133,7 +133,10 @@ pub(crate) fn hasten<C: Send + 'static>(shared: &Arc<Shared<C>>) {
         return;
     }
     let mut haste = Haste { shared: Arc::downgrade(shared), runtime: runtime.id(), counted_on: true };
-    runtime.spawn(async move { while haste.step().await {} });
+    runtime.spawn(async move {
+        crate::runtime::learn().await; // nothing may have rested yet, and those who queue ask
+        while haste.step().await {}
+    });
 }
 
 /// The one task of a runtime that hastens an address.

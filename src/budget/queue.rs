@@ -207,7 +207,10 @@ impl<W> Line<W> {
 
     fn remove_at(&mut self, index: usize) -> Option<(Place, W)> {
         match &mut self.0 {
-            Standing::Many(many) if many.len() > 1 => many.remove(index),
+            Standing::Many(many) if many.len() > 1 => match index {
+                0 => many.pop_front(), // as a rule, and for much less
+                _ => many.remove(index),
+            },
             _ if index > 0 => None,
             _ => match self.take() {
                 Standing::Nobody => None,
@@ -238,6 +241,16 @@ impl<W> Line<W> {
 
     pub(crate) fn front(&self) -> Option<&(Place, W)> {
         self.get(0)
+    }
+
+    /// The first to whom that applies: as a rule whoever is in front.
+    #[inline]
+    pub(crate) fn find(&self, of: impl Fn(&W) -> bool) -> Option<Place> {
+        let (first, who) = self.front()?;
+        if of(who) {
+            return Some(*first);
+        }
+        self.iter().skip(1).find(|(_, who)| of(who)).map(|(place, _)| *place)
     }
 
     pub(crate) fn remove_first(&mut self, of: impl Fn(&W) -> bool) -> Option<(Place, W)> {

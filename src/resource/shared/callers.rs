@@ -427,9 +427,8 @@ impl<C> Rare<C> {
     /// The oldest caller who can use a connection, and is free to take it: one in line for a dial may have a slot that
     /// it does not know of yet.
     pub(super) fn first_for(&self, entry: &Entry<C>) -> Option<Next> {
-        let queued = self.queued.iter().find(|(_, waiter)| waiter.can_use(entry)).map(|(at, _)| *at);
-        let may_take = |waiter: &Waiter<C>| waiter.can_use(entry) && waiter.caller.cell.is_waiting();
-        let dialing = self.dialing.iter().find(|(_, waiter)| may_take(waiter)).map(|(at, _)| *at);
+        let queued = self.queued.find(|waiter| waiter.can_use(entry));
+        let dialing = self.dialing.find(|waiter| waiter.can_use(entry) && waiter.caller.cell.is_waiting());
         match (dialing, queued) {
             (Some(dialing), Some(queued)) if queued < dialing => Some(Next::Queued(queued)),
             (Some(dialing), _) => Some(Next::Dialing(dialing)),
