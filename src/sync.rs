@@ -29,35 +29,38 @@ mod real {
     pub(crate) type ShortMutex<T> = spin::mutex::SpinMutex<T, Patient>;
     pub(crate) type ShortMutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Patient>;
 
-    /// How a thread waits for a [`ShortMutex`]: it spins for as long as a holder that runs may need; then lets
-    /// others run, the holder perhaps; then sleeps, so that a holder of lower priority gets its turn.
+    /// How a thread waits for a [`ShortMutex`]: it looks for as long as a holder that runs may need, then lets others run,
+    /// the holder perhaps, and after so many looks naps, so that a holder of lower priority gets its turn.
+    ///
+    /// The looks of one wait are few, and are counted on to the next: so where threads meet at a lock all the time, one of
+    /// them naps now and then. That is for the good of all. Who takes a lock from another core waits for the memory
+    /// behind it too, and so does who takes it back; meanwhile the other has both to itself.
     pub(crate) struct Patient;
 
-    const SPINS: u32 = 32;
-    const YIELDS: u32 = 32;
+    /// A pause takes as long as a section.
+    const LOOKS_A_PAUSE: u32 = 8;
+    const LOOKS_A_YIELD: u32 = 32;
+    const LOOKS_A_NAP: u32 = 256;
     const NAP: std::time::Duration = std::time::Duration::from_micros(50);
-
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "waits for nothing: it leaves the processor to whoever holds the lock"
-    )]
-    fn nap() {
-        std::thread::sleep(NAP);
-    }
 
     impl spin::RelaxStrategy for Patient {
         #[cold]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "waits for nothing: it leaves the processor to whoever holds the lock"
+        )]
         fn relax() {
             std::thread_local! {
-                static ROUND: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+                static LOOKS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
             }
-            // Not set back when the lock is had: where in the round a wait begins matters little.
-            let round = ROUND.get().wrapping_add(1);
-            ROUND.set(round);
-            match (round % SPINS, round / SPINS % YIELDS) {
-                (0, 0) => nap(),
-                (0, _) => std::thread::yield_now(),
-                _ => std::hint::spin_loop(),
+            let looks = LOOKS.get().wrapping_add(1);
+            LOOKS.set(looks);
+            if looks.is_multiple_of(LOOKS_A_NAP) {
+                std::thread::sleep(NAP);
+            } else if looks.is_multiple_of(LOOKS_A_YIELD) {
+                std::thread::yield_now();
+            } else if looks.is_multiple_of(LOOKS_A_PAUSE) {
+                std::hint::spin_loop();
             }
         }
     }
