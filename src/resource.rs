@@ -132,13 +132,30 @@ impl<C: Send + 'static> ConnResource<C> {
         Get::owned(self.clone(), Location::caller())
     }
 
-    /// An idle connection or nothing: never waits, never dials.
+    /// An idle connection or nothing: never waits, never dials, but in the background for a stock
+    /// ([`min_idle`](ConnResourceBuilder::min_idle)). Nothing, too, while the only one is being looked after, which takes
+    /// microseconds.
     ///
     /// Outside of a tokio runtime it returns only connections that were dialled outside of one.
     #[inline]
     #[track_caller]
     pub fn try_get(&self) -> Option<Conn<C>> {
-        self.take_idle(None, Location::caller()).ok().map(|(conn, _)| conn)
+        let (conn, stocks) = match self.take_idle(None, Location::caller()) {
+            Ok((conn, stocks)) => (Some(conn), stocks),
+            Err(missed) => (None, missed.stocks),
+        };
+        if stocks {
+            self.restock_behind(conn.is_some());
+        }
+        conn
+    }
+
+    #[cold]
+    fn restock_behind(&self, serves: bool) {
+        match serves {
+            true => upkeep::restock_after_use(self.shared()),
+            false => upkeep::restock(self.shared()),
+        }
     }
 
     #[inline]
@@ -179,14 +196,18 @@ impl<C: Send + 'static> ConnResource<C> {
         report(shared.partition(), ResourceId::of(&**shared), shared.slots_out())
     }
 
-    /// Changes [`max_conns`](ConnResourceBuilder::max_conns). What is in use beyond it is closed when it is put.
+    /// Changes [`max_conns`](ConnResourceBuilder::max_conns). What is in use beyond it is closed when it is put; for a stock
+    /// that there is room for now it dials, if a tokio runtime is there.
     pub fn set_max_conns(&self, conns: usize) {
         self.shared.change_settings(|settings| settings.max_conns = conns.max(1));
+        upkeep::restock(self.shared());
     }
 
-    /// Changes [`max_idle`](ConnResourceBuilder::max_idle). The oldest of those that rest beyond it are closed.
+    /// Changes [`max_idle`](ConnResourceBuilder::max_idle). The oldest of those that rest beyond it are closed; for a stock
+    /// that may rest now it dials, if a tokio runtime is there.
     pub fn set_max_idle(&self, conns: usize) {
         self.shared.change_settings(|settings| settings.max_idle = conns);
+        upkeep::restock(self.shared());
     }
 
     /// Changes [`min_idle`](ConnResourceBuilder::min_idle), and dials for it if a tokio runtime is there.
@@ -318,7 +339,7 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     }
 
     /// How many connections to keep in stock. Filled in the background, one dial after the other, when the resource is
-    /// made, when a get finds too few, and when some are closed by their peer, for their age or by
+    /// made, when a get finds too few, and when some are closed by their peer, for their age, since the address moved, or by
     /// [`schedule_close`](ConnResource::schedule_close); with free slots only. They do not end by
     /// [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
     ///

@@ -330,6 +330,7 @@ impl<C: Send + 'static> Watcher<C> {
                 let Some(shared) = self.connected() else { return Looked::NoConnections };
                 if asks {
                     shared.ask_whether_current();
+                    restock(&shared);
                 }
             }
             asks = tokio::time::timeout(WATCH_INTERVAL, &mut watch).await.is_ok();

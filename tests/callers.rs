@@ -115,6 +115,77 @@ async fn who_counts_on_anothers_dial_gives_up_when_a_dial_of_its_own_would() {
     conn.close();
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_tries_again_whatever_happens_counts_on_anothers_dial_for_as_long_as_it_may_wait() {
+    let (budget, script) = (Budget::new(10), Script::manual());
+    let resource = fakes_with("a", &budget, &script).wait_timeout(Duration::from_secs(1)).build();
+    let (mut older, mut newer) = (resource.get(), resource.get().wait_for_ready());
+    assert!(poll(&mut older).is_pending() && poll(&mut newer).is_pending());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    script.answer_newest(Ok(()));
+    assert!(poll(&mut newer).is_pending(), "its dial serves the older one");
+    ready(&mut older).unwrap().close();
+    tokio::time::advance(Duration::from_millis(900)).await;
+    assert!(poll(&mut newer).is_pending(), "its own dial was no wait");
+    script.answer(Ok(()));
+    settle().await;
+    ready(&mut newer).unwrap().close();
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dials_that_ones_own_haste_fails_are_no_wait_for_a_slot() {
+    let (budget, script) = (Budget::new(10), Script::manual());
+    let resource = fakes_with("a", &budget, &script).wait_timeout(Duration::from_secs(1)).build();
+    let get = resource.get_owned().wait_for_ready().dial_timeout(Duration::from_secs(2));
+    let get = tokio::spawn(get);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((script.begun(), script.pending()), (2, 1));
+    script.answer(Ok(()));
+    get.await.unwrap().unwrap().close();
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test]
+async fn who_only_takes_what_rests_leaves_the_stock_to_be_filled() {
+    let (budget, script) = (Budget::new(10), Arc::<Script>::default());
+    let resource = fakes_with("a", &budget, &script).min_idle(2).build();
+    settle().await;
+    let conn = resource.try_get().unwrap();
+    settle().await;
+    assert_eq!((resource.stats().idle, resource.stats().in_use), (2, 1));
+    conn.close();
+}
+
+/// Connections that have all ended while this says so.
+#[derive(Clone, Default)]
+struct Mortal(Arc<AtomicBool>);
+
+impl Dial for Mortal {
+    type Conn = ();
+
+    async fn dial(&self, _: &Address, _: &DialContext) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    fn check(&self, (): &mut (), _: &CheckContext) -> Fitness {
+        if self.0.load(Ordering::SeqCst) { Fitness::Closed } else { Fitness::Fit }
+    }
+}
+
+#[tokio::test]
+async fn who_finds_the_stock_ended_and_does_not_dial_leaves_it_to_be_filled() {
+    let (budget, dialer) = (Budget::new(10), Mortal::default());
+    let resource = ConnResource::builder("a", dialer.clone()).budget(&budget).min_idle(2).build();
+    settle().await;
+    assert_eq!(resource.stats().idle, 2);
+    dialer.0.store(true, Ordering::SeqCst);
+    assert!(resource.try_get().is_none());
+    dialer.0.store(false, Ordering::SeqCst);
+    settle().await;
+    assert_eq!((resource.stats().idle, resource.stats().stale), (2, 2));
+}
+
 #[tokio::test]
 async fn an_account_over_its_limit_keeps_no_other_from_its_stock() {
     let (budget, script) = (Budget::new(100), Script::default().into());

@@ -570,6 +570,54 @@ async fn who_wants_a_fresh_one_is_not_given_one_of_the_stock_that_was_looked_at_
     assert_eq!((resource.stats().dials, resource.stats().retired, resource.stats().reused), (2, 1, 0));
 }
 
+#[tokio::test]
+async fn the_stock_of_an_address_that_moved_is_dialled_anew() {
+    let (budget, moved, left) = (Budget::new(4), Arc::new(tokio::sync::Notify::new()), Arc::default());
+    let (moves, leaves) = (Arc::clone(&moved), Arc::<AtomicUsize>::clone(&left));
+    let dialer = Moving {
+        watch: move || -> Option<Watch> {
+            let moves = Arc::clone(&moves);
+            Some(Box::pin(async move { moves.notified().await }))
+        },
+        is_current: move || {
+            leaves.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err()
+        },
+    };
+    let resource = ConnResource::builder("a", dialer).budget(&budget).min_idle(2).build();
+    until("in stock", || resource.stats().idle == 2).await;
+    left.store(2, Ordering::SeqCst);
+    moved.notify_one();
+    until("in stock again", || resource.stats().retired == 2 && resource.stats().idle == 2).await;
+}
+
+#[tokio::test]
+async fn more_that_may_rest_are_dialled_for_the_stock() {
+    let (budget, script) = (Budget::new(10), Arc::default());
+    let resource = fakes_with("a", &budget, &script).min_idle(3).max_idle(1).max_conns(2).build();
+    settle().await;
+    assert_eq!(resource.stats().idle, 1);
+    resource.set_max_idle(3);
+    settle().await;
+    assert_eq!(resource.stats().idle, 2);
+    resource.set_max_conns(3);
+    settle().await;
+    assert_eq!(resource.stats().idle, 3);
+}
+
+#[test]
+fn what_was_put_without_a_runtime_is_looked_after_once_it_is_put_in_one() {
+    current_thread().block_on(async {
+        let (budget, script) = (Budget::new(4), Arc::default());
+        let resource = fakes_with("a", &budget, &script).idle_timeout(Duration::from_millis(200)).build();
+        let conn = resource.get().await.unwrap();
+        std::thread::spawn(move || conn.put()).join().unwrap();
+        let conn = resource.get().await.unwrap();
+        assert!(conn.is_reused());
+        conn.put();
+        until("expired", || resource.stats().idle == 0).await;
+    });
+}
+
 /// Panics when it is dropped, which the last look of the keeper at its address may be the cause of.
 struct Bomb(Arc<Mutex<Option<ConnResource<()>>>>);
 

@@ -150,7 +150,8 @@ impl<'a, C> Get<'a, C> {
     }
 
     /// Does not wait for a slot or for the address: [`GetError::Exhausted`] or [`GetError::AddressBusy`]
-    /// instead. May close another address's idle connection; dials.
+    /// instead. May close another address's idle connection; dials. Where the address has all it may have
+    /// (`max_conns`), one that is idle and being looked after just then, for microseconds, is not waited for.
     pub fn immediate(mut self) -> Self {
         self.immediate = true;
         self

@@ -120,16 +120,20 @@ enum Hiring {
 }
 
 impl Keeper {
-    /// Something rests at an address that the task does not know to be fresh.
-    pub(crate) fn take_in(self: &Arc<Self>, address: Weak<dyn Tended>) {
+    /// Something rests at an address that the task does not know to be fresh, unless there was only no runtime for it. `false`:
+    /// there is none.
+    pub(crate) fn take_in(self: &Arc<Self>, address: Option<Weak<dyn Tended>>) -> bool {
         let here = Handle::try_current().ok();
         let mut desk = self.desk.lock();
-        let first = desk.fresh.is_empty();
-        desk.note_fresh(address);
-        self.hire(desk, here);
+        let first = address.is_some() && desk.fresh.is_empty();
+        if let Some(address) = address {
+            desk.note_fresh(address);
+        }
+        let at_work = self.hire(desk, here);
         if first {
             self.news.notify_one();
         }
+        at_work
     }
 
     /// Connections are dialled on this runtime: the task may need it when its own ends.
@@ -144,10 +148,12 @@ impl Keeper {
         }
     }
 
-    /// Sees to it that a task is at work, if there is a runtime for one, and that another stands by if there is another.
-    fn hire(self: &Arc<Self>, mut desk: MutexGuard<'_, Desk>, here: Option<Handle>) {
-        let Some(hiring) = desk.hire(here, clock::now()) else { return };
-        let epoch = desk.epoch;
+    /// Sees to it that a task is at work, if there is a runtime for one, and that another stands by if there is another. Returns
+    /// whether one is at work.
+    fn hire(self: &Arc<Self>, mut desk: MutexGuard<'_, Desk>, here: Option<Handle>) -> bool {
+        let hiring = desk.hire(here, clock::now());
+        let (epoch, at_work) = (desk.epoch, desk.task.is_some());
+        let Some(hiring) = hiring else { return at_work };
         drop(desk);
         let shift = || Shift { keeper: Arc::clone(self), epoch };
         match hiring {
@@ -163,6 +169,7 @@ impl Keeper {
                 });
             }
         }
+        at_work
     }
 
     /// A connection is watched from now on.

@@ -301,7 +301,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let shared = self.resource.shared();
         let pause = shared.setting(|settings| settings.dialing.pause_after_haste(before, random()));
         let rests = clock::deadline(pause).map(|end| (end, end.min(clock::instant() + LOOK)));
-        self.slow().dialled = None;
+        self.slow().part_with_dial(clock::now());
         self.slow().haste = Some(Box::new(Haste { failures: before.saturating_add(1), rests }));
         self.line_up_again(None, Some(place))
     }
@@ -468,15 +468,10 @@ impl<C> Slow<'_, C> {
     /// which may take as long as its own might have, if it does not try again whatever happens.
     fn keep_wait(&mut self, queues_again: bool) -> Option<Instant> {
         let now = clock::now();
-        if queues_again && let Some(Dialled { began, .. }) = self.dialled.take() {
-            // While it had a dial it waited for no slot.
-            let dialled = now.since(began);
-            self.wait_ends = self.wait_ends.after(dialled);
-            self.wait_deadline = self.wait_deadline.and_then(|end| end.checked_add(dialled));
+        if queues_again || self.caller.wants.patient {
+            self.part_with_dial(now);
         }
-        if let Some(Dialled { began, timeout, counts }) = &mut self.dialled
-            && !self.caller.wants.patient
-        {
+        if let Some(Dialled { began, timeout, counts }) = &mut self.dialled {
             let end = |timeout: Duration| clock::deadline(began.after(timeout).since(now));
             return *counts.get_or_insert_with(|| timeout.and_then(end));
         }
@@ -485,6 +480,15 @@ impl<C> Slow<'_, C> {
             self.wait_deadline = clock::deadline(wait_ends.since(now));
         }
         self.wait_deadline
+    }
+
+    /// Its dial is nothing to it any more: while it had one, it waited for no slot.
+    fn part_with_dial(&mut self, now: Tick) {
+        if let Some(Dialled { began, .. }) = self.dialled.take() {
+            let dialled = now.since(began);
+            self.wait_ends = self.wait_ends.after(dialled);
+            self.wait_deadline = self.wait_deadline.and_then(|end| end.checked_add(dialled));
+        }
     }
 
     /// Its time to look has come, or its rest is over.

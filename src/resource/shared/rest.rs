@@ -46,9 +46,13 @@ impl<C> Shared<C> {
         true
     }
 
-    /// Something rests here that the keeper does not know of.
+    /// Something rests here that the keeper does not know of, or that it had no runtime for.
     pub(crate) fn take_in(this: &Arc<Self>) {
-        this.ledger().keeper.take_in(this.dialer.tended(this));
+        let is_noted = std::mem::replace(&mut this.lock().noted, true);
+        let address = (!is_noted).then(|| this.dialer.tended(this));
+        if !this.ledger().keeper.take_in(address) {
+            this.lock().tended = false; // the next put may have a runtime
+        }
     }
 
     /// Out of the way of the usual case.

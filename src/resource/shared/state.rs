@@ -58,11 +58,13 @@ pub(crate) struct State<C> {
     pub(super) warm: bool,
     /// It may have more slots than it should.
     pub(super) crowded: bool,
-    /// The keeper knows that something that it does not watch may be idle here.
+    /// The keeper knows that something that it does not watch may be idle here, and has a runtime.
     pub(super) tended: bool,
     pub(super) idle: Freelist<Box<Entry<C>>>,
     /// The last handle is gone, or it was closed: nobody gets in, and nothing comes to rest.
     pub(super) closed: bool,
+    /// The keeper knows, whether it has a runtime or not.
+    pub(super) noted: bool,
     /// Connections of generations before this one are closed. Those between it and the present one may lead
     /// elsewhere than the address does now: the dialer is asked.
     pub(super) closed_before: u32,
@@ -86,6 +88,7 @@ impl<C> State<C> {
             crowded: false,
             tended: false,
             closed: false,
+            noted: false,
             closed_before: 0,
             due: Tick::NEVER,
             tally: AddressTally::default(),

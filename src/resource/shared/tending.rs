@@ -150,7 +150,7 @@ impl<C: Send + 'static> Tended for Shared<C> {
             upkeep::watch(&self); // by whom that was seen to, its runtime may have ended
         }
         let mut state = self.lock();
-        state.tended = true;
+        (state.tended, state.noted) = (true, true);
         let mut survey = state.survey(now);
         let ends = survey.end.is_some_and(|end| end <= now);
         if ends || survey.ripe > 0 {
@@ -178,6 +178,7 @@ impl<C: Send + 'static> Tended for Shared<C> {
             survey = state.survey(now);
         }
         state.tended = survey.fresh > 0;
+        state.noted = state.tended;
         // The keeper comes back at the earliest it was told of; later ones it learns then.
         let due = survey.end.filter(|end| state.due <= now || *end < state.due);
         state.due = due.unwrap_or(state.due);
