@@ -7,7 +7,7 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fdpool::dial::Tcp;
@@ -274,43 +274,6 @@ async fn a_name_that_leads_to_an_unspecified_address_leads_to_this_machine() {
         let later = poll(&mut Box::pin(tcp.dial(&address, &DialContext::detached())));
         assert!(later.is_pending() && !tcp.is_current(&address, &stream), "{stream:?}");
     }
-}
-
-/// The addresses of attempts that were lost, as the events name them.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
-    fn on_event(&self, event: &tracing::Event<'_>, _cx: tracing_subscriber::layer::Context<'_, S>) {
-        struct Visit<'a>(&'a Events, Vec<&'static str>);
-        impl tracing::field::Visit for Visit<'_> {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.1.push(field.name());
-                if field.name() == "attempt" {
-                    self.0.0.lock().unwrap().push(format!("{value:?}"));
-                }
-            }
-        }
-        let mut visit = Visit(self, Vec::new());
-        event.record(&mut visit);
-        if visit.1.contains(&"attempt") {
-            assert!(visit.1.contains(&"reason") && visit.1.contains(&"took"));
-        }
-    }
-}
-
-#[tokio::test]
-async fn every_lost_attempt_is_told() {
-    use tracing_subscriber::layer::SubscriberExt;
-    let events = Events::default();
-    let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(events.clone()));
-    let (_listener, _holes, port) = black_holes(1);
-    tokio::time::pause();
-    let script = Script::ips(&["127.0.0.9", BLACK[0], "127.0.0.1"]);
-    let address = Address::from(("peers.test", port));
-    Tcp::default().resolver(script).dial(&address, &DialContext::detached()).await.unwrap();
-    let lost = events.0.lock().unwrap().clone();
-    assert_eq!(lost, [format!("127.0.0.9:{port}"), format!("{}:{port}", BLACK[0])]);
 }
 
 /// A connection, dialled in this way, and the peer that listens.

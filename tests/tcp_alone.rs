@@ -1,4 +1,5 @@
-//! The TCP dialer where each test has the process to itself: no descriptor left, and no port but one's own.
+//! The TCP dialer where each test has the process to itself: no descriptor left, no port but one's own, and
+//! nobody beside it who asks whether an event is listened to.
 
 #[path = "support/descriptors.rs"]
 mod descriptors;
@@ -8,6 +9,7 @@ mod support;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use descriptors::{Filled, alone};
@@ -88,6 +90,46 @@ fn a_race_whose_only_attempt_has_no_descriptor_evicts_and_begins_again() {
         assert_eq!(support::sockets_to(idle.address), 0);
         conn.close();
         assert_at_rest(&budget, 0);
+    });
+}
+
+/// The addresses of attempts that were lost, as the events name them.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
+    fn on_event(&self, event: &tracing::Event<'_>, _cx: tracing_subscriber::layer::Context<'_, S>) {
+        struct Visit<'a>(&'a Events, Vec<&'static str>);
+        impl tracing::field::Visit for Visit<'_> {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.1.push(field.name());
+                if field.name() == "attempt" {
+                    self.0.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            }
+        }
+        let mut visit = Visit(self, Vec::new());
+        event.record(&mut visit);
+        if visit.1.contains(&"attempt") {
+            assert!(visit.1.contains(&"reason") && visit.1.contains(&"took"));
+        }
+    }
+}
+
+/// Whether anybody listens to an event is remembered from the first time; another thread, where nobody does, could be
+/// the first to ask.
+#[test]
+fn every_lost_attempt_is_told() {
+    use tracing_subscriber::layer::SubscriberExt;
+    alone(async {
+        let events = Events::default();
+        let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(events.clone()));
+        let (_hole, _listeners, port, tcp) = raced();
+        tokio::time::pause();
+        let tcp = tcp.resolver(Script::ips(&["127.0.0.9", "127.0.0.2", "127.0.0.1"]));
+        tcp.dial(&Address::from(("peers.test", port)), &DialContext::detached()).await.unwrap();
+        let lost = events.0.lock().unwrap().clone();
+        assert_eq!(lost, [format!("127.0.0.9:{port}"), format!("127.0.0.2:{port}")]);
     });
 }
 
