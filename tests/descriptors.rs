@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fdpool::dial::Tcp;
 use fdpool::{Budget, CancellationToken, ConnResource, GetError};
-use support::{Peer, assert_at_rest, poll, ready, settle, sockets_to, sockets_to_any};
+use support::{Peer, assert_at_rest, poll, ready, refusing, settle, sockets_to, sockets_to_any};
 
 #[tokio::test]
 async fn close_and_drop_close_the_descriptor_before_they_return() {
@@ -77,14 +77,9 @@ async fn dropping_the_last_handle_closes_it() {
     assert_eq!(sockets_to(peer.address), 0);
 }
 
-/// An address that refuses connections.
-fn refusing() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn a_failed_dial_leaves_nothing_open() {
-    let (budget, address) = (Budget::new(2), refusing());
+    let (budget, (_refusing, address)) = (Budget::new(2), refusing());
     let resource = ConnResource::builder(address, Tcp::default())
         .budget(&budget)
         .backoff(Duration::ZERO, Duration::ZERO)

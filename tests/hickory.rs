@@ -3,6 +3,7 @@
 
 #[path = "support/names.rs"]
 mod names;
+mod support;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use fdpool::dial::{Boxed, CheckContext, HttpConnect, Socks5, Tcp, Watch};
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, GetError};
-use support::{assert_at_rest, poll, sockets_to};
+use support::{assert_at_rest, poll, refusing, sockets_to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -122,13 +122,6 @@ const DONE: &[u8] = &[5, 0, 0, 1, 127, 0, 0, 1, 0, 80];
 
 const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// Bound, and not listening: refuses connections.
-fn refusing() -> socket2::Socket {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    socket
-}
-
 async fn assert_echoes(conn: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin)) {
     conn.write_all(b"ping").await.unwrap();
     let mut pong = [0; 4];
@@ -160,8 +153,7 @@ async fn passwords_and_header_values_are_not_in_debug_texts() {
 
 #[tokio::test]
 async fn a_proxy_that_cannot_be_reached_is_told_with_its_cause() {
-    let refusing = refusing();
-    let free = refusing.local_addr().unwrap().as_socket().unwrap();
+    let (_refusing, free) = refusing();
     let error = dial(&socks(free), "example.org:80").await.unwrap_err();
     assert!(
         error.to_string().starts_with(&format!("SOCKS5 proxy {free} for example.org:80, dialing it")),

@@ -1,11 +1,13 @@
 //! The main job, as its users run it: a fleet polled through a budget that is smaller than the fleet.
 
+mod support;
 #[allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 #[path = "support/sweep.rs"]
 mod sweep;
 
 use std::process::Command;
 
+use support::refusing;
 use sweep::{Ended, command, number, run};
 
 const FIELDS: [&str; 18] = [
@@ -96,8 +98,8 @@ fn a_bad_file_is_told_with_its_line() {
 
 #[test]
 fn an_unreachable_peer_is_told_and_the_summary_printed() {
-    let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let targets = Targets::new("unreachable", &format!("{refusing}\n"));
+    let (_refusing, address) = refusing();
+    let targets = Targets::new("unreachable", &format!("{address}\n"));
     let ended = run(&["--targets", targets.path(), "--rounds", "3", "--json"]);
     assert_eq!(ended.code, Some(1));
     assert_eq!(number(&ended.summary(), "failed"), 3);

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use fdpool::dial::Tcp;
 use fdpool::{Address, Budget, Conn, ConnResource, Dial, DialContext, DialError, GetError};
-use names::{Answer, BlackHole, Script, has_ipv6, listen, sockets_to_port};
+use names::{Answer, BlackHole, Script, has_ipv6, listen, listening, sockets_to_port};
 use socket2::SockRef;
-use support::{assert_at_rest, poll, settle};
+use support::{assert_at_rest, bound, poll, settle};
 use tokio::time::Instant;
 
 const BLACK: [&str; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
@@ -25,9 +25,9 @@ fn resource(budget: &Budget, port: u16, tcp: Tcp) -> ConnResource {
 
 /// Loopback addresses of one port that answer nobody, after one that does.
 fn black_holes(count: usize) -> (std::net::TcpListener, Vec<BlackHole>, u16) {
-    let (mut listeners, port) = listen(&["127.0.0.1"]);
-    let holes = BLACK[..count].iter().map(|ip| BlackHole::at(format!("{ip}:{port}").parse().unwrap()));
-    (listeners.remove(0), holes.collect(), port)
+    let (mut sockets, port) = bound(&[&["127.0.0.1"], &BLACK[..count]].concat());
+    let listener = listening(sockets.remove(0));
+    (listener, sockets.into_iter().map(BlackHole::new).collect(), port)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the paused clock is what is tested")]
@@ -40,8 +40,8 @@ async fn an_ipv6_address_that_does_not_answer_costs_the_attempt_delay() {
     if !has_ipv6() {
         return;
     }
-    let (_listeners, port) = listen(&["127.0.0.1"]);
-    let _hole = BlackHole::at(SocketAddr::new(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), port));
+    let (mut sockets, port) = bound(&["127.0.0.1", "::1"]);
+    let (_listener, _hole) = (listening(sockets.remove(0)), BlackHole::new(sockets.remove(0)));
     let before = sockets_to_port(port);
     tokio::time::pause();
     let budget = Budget::new(10);
@@ -163,11 +163,6 @@ async fn an_attempt_timeout_ends_an_attempt_of_a_single_address_too() {
     assert!(began.elapsed() < Duration::from_millis(1100));
 }
 
-/// A port that refuses on every address.
-fn refusing() -> u16 {
-    listen(&["127.0.0.1", "127.0.0.2"]).1
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_refused_address_is_followed_by_the_next_at_once() {
     let (_listeners, port) = listen(&["127.0.0.1"]);
@@ -210,9 +205,9 @@ async fn a_failed_attempts_slot_is_back_while_others_still_run() {
 
 #[tokio::test]
 async fn the_error_names_every_address_and_is_of_the_most_telling_kind() {
-    let port = refusing();
     let addresses: &[&str] =
         if has_ipv6() { &["::1", "127.0.0.1", "127.0.0.2"] } else { &["127.0.0.1", "127.0.0.2"] };
+    let (_refusing, port) = bound(addresses);
     let budget = Budget::new(3);
     let peers = resource(&budget, port, Tcp::default().resolver(Script::ips(addresses)));
     let error = peers.get().await.unwrap_err();
@@ -228,11 +223,8 @@ async fn the_error_names_every_address_and_is_of_the_most_telling_kind() {
 
 #[tokio::test]
 async fn a_refusal_says_more_than_an_address_that_gave_way() {
-    let port = {
-        let (_listeners, port) = listen(&["127.0.0.1"]);
-        port
-    };
-    let _hole = BlackHole::at(SocketAddr::new(BLACK[0].parse().unwrap(), port));
+    let (mut sockets, port) = bound(&["127.0.0.1", BLACK[0]]);
+    let (_refusing, _hole) = (sockets.remove(0), BlackHole::new(sockets.remove(0)));
     tokio::time::pause();
     let budget = Budget::new(1);
     let peers = resource(&budget, port, Tcp::default().resolver(Script::ips(&[BLACK[0], "127.0.0.1"])));

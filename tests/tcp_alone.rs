@@ -15,20 +15,20 @@ use std::time::Duration;
 use descriptors::{Filled, alone};
 use fdpool::dial::Tcp;
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext};
-use names::{BlackHole, Script, listen, sockets_to_port};
-use support::assert_at_rest;
+use names::{BlackHole, Script, listening, sockets_to_port};
+use support::{assert_at_rest, bound};
 
 /// A black hole, then an address that answers; dialled with one descriptor fewer than a race takes.
-fn raced() -> (BlackHole, Vec<std::net::TcpListener>, u16, Tcp) {
-    let (listeners, port) = listen(&["127.0.0.1"]);
-    let hole = BlackHole::at(SocketAddr::from(([127, 0, 0, 2], port)));
-    (hole, listeners, port, Tcp::default().resolver(Script::ips(&["127.0.0.2", "127.0.0.1"])))
+fn raced() -> (BlackHole, std::net::TcpListener, u16, Tcp) {
+    let (mut sockets, port) = bound(&["127.0.0.1", "127.0.0.2"]);
+    let (listener, hole) = (listening(sockets.remove(0)), BlackHole::new(sockets.remove(0)));
+    (hole, listener, port, Tcp::default().resolver(Script::ips(&["127.0.0.2", "127.0.0.1"])))
 }
 
 #[test]
 fn a_racing_attempt_without_descriptor_leaves_the_one_under_way() {
     alone(async {
-        let (hole, _listeners, port, tcp) = raced();
+        let (hole, _listener, port, tcp) = raced();
         let (idle, budget) = (support::Peer::listen(), Budget::new(1000));
         let here = idle.resource(&budget);
         here.get().await.unwrap().put();
@@ -56,7 +56,7 @@ fn a_racing_attempt_without_descriptor_leaves_the_one_under_way() {
 #[test]
 fn an_address_that_found_no_descriptor_is_tried_in_place_of_the_one_under_way() {
     alone(async {
-        let (_hole, _listeners, port, tcp) = raced();
+        let (_hole, _listener, port, tcp) = raced();
         let before = sockets_to_port(port);
         let (address, cx) = (Address::from(("peers.test", port)), DialContext::detached());
         tokio::time::pause();
@@ -72,7 +72,7 @@ fn an_address_that_found_no_descriptor_is_tried_in_place_of_the_one_under_way() 
 #[test]
 fn a_race_whose_only_attempt_has_no_descriptor_evicts_and_begins_again() {
     alone(async {
-        let (_hole, _listeners, port, tcp) = raced();
+        let (_hole, _listener, port, tcp) = raced();
         let (idle, budget) = (support::Peer::listen(), Budget::new(1000));
         let here = idle.resource(&budget);
         here.get().await.unwrap().put();
@@ -124,7 +124,7 @@ fn every_lost_attempt_is_told() {
     alone(async {
         let events = Events::default();
         let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(events.clone()));
-        let (_hole, _listeners, port, tcp) = raced();
+        let (_hole, _listener, port, tcp) = raced();
         tokio::time::pause();
         let tcp = tcp.resolver(Script::ips(&["127.0.0.9", "127.0.0.2", "127.0.0.1"]));
         tcp.dial(&Address::from(("peers.test", port)), &DialContext::detached()).await.unwrap();

@@ -6,8 +6,8 @@ use fdpool::{Address, Budget, ConnResource, Dial};
 use tokio::net::TcpStream;
 
 use crate::servers::Server;
-use crate::support::echo_server;
-use crate::{assert_echoes, connect, dial, refusing, socks};
+use crate::support::{echo_server, refusing};
+use crate::{assert_echoes, connect, dial, socks};
 
 /// Through the pool, twice, and over one connection.
 async fn is_reached<D: Dial<Conn = TcpStream>>(destination: impl Into<Address>, dialer: D) {
@@ -34,8 +34,8 @@ async fn microsocks_is_spoken_to() {
     is_reached(echo, dialer()).await;
     is_reached(("localhost", echo.port()), dialer()).await;
 
-    let refusing = refusing();
-    let nobody = refusing.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_refusing, nobody) = refusing();
+    let nobody = nobody.to_string();
     let error = dial(&dialer(), &nobody).await.unwrap_err();
     assert_eq!(
         (error.io_kind(), error.is_permanent()),
@@ -64,8 +64,8 @@ async fn tinyproxy_is_spoken_to() {
     is_reached(echo, dialer()).await;
     is_reached(("localhost", echo.port()), dialer()).await;
 
-    let refusing = refusing();
-    let nobody = refusing.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_refusing, nobody) = refusing();
+    let nobody = nobody.to_string();
     let error = dial(&dialer(), &nobody).await.unwrap_err();
     assert!(!error.is_permanent() && error.to_string().contains("status 500"), "{error}");
     for dialer in [connect(proxy.address), connect(proxy.address).basic_auth("scraper", "hunter3")] {

@@ -5,7 +5,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use fdpool::dial::{CheckContext, Watch};
 use fdpool::{
     Address, Budget, Conn, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness,
 };
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -221,12 +223,12 @@ pub fn assert_at_rest(budget: &Budget, idle: usize) {
 pub fn warnings() -> (Arc<AtomicUsize>, tracing::subscriber::DefaultGuard) {
     #[derive(Clone, Default)]
     struct Lines(Arc<AtomicUsize>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+    impl io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             self.0.fetch_add(1, Ordering::SeqCst);
             Ok(line.len())
         }
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -287,6 +289,35 @@ pub fn sockets_to_any(addresses: &[SocketAddr]) -> usize {
             inode.is_some_and(|inode| inodes.contains(inode))
         })
         .count()
+}
+
+/// Sockets bound to these addresses, all with the same port. They do not listen: connections there are refused, and
+/// nobody else is given the port, as long as they are there.
+pub fn bound(ips: &[&str]) -> (Vec<Socket>, u16) {
+    loop {
+        let mut port = 0;
+        let sockets: io::Result<Vec<_>> = ips
+            .iter()
+            .map(|ip| {
+                let address = SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port);
+                let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                socket.bind(&address.into())?;
+                port = socket.local_addr()?.as_socket().expect("an address of IP").port();
+                Ok(socket)
+            })
+            .collect();
+        match sockets {
+            Ok(sockets) => return (sockets, port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => (),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// An address that refuses connections, as long as the socket is there.
+pub fn refusing() -> (Socket, SocketAddr) {
+    let (mut sockets, port) = bound(&["127.0.0.1"]);
+    (sockets.remove(0), SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 /// A peer whose end of each connection is in the test's hands, outside of any runtime.

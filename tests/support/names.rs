@@ -5,14 +5,16 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fdpool::DialError;
 use fdpool::dial::resolve::{LookupShare, Resolve, ResolveContext};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{SockRef, Socket};
 use tokio::sync::oneshot;
+
+use crate::support::bound;
 
 /// What a [`Script`] says.
 #[derive(Clone, Debug)]
@@ -111,22 +113,13 @@ impl Resolve for Script {
 
 /// Listens on these addresses, all with the same port, and on nothing else with that port.
 pub fn listen(ips: &[&str]) -> (Vec<TcpListener>, u16) {
-    loop {
-        let mut port = 0;
-        let listeners: io::Result<Vec<_>> = ips
-            .iter()
-            .map(|ip| {
-                let listener = TcpListener::bind((ip.parse::<IpAddr>().unwrap(), port))?;
-                port = listener.local_addr()?.port();
-                Ok(listener)
-            })
-            .collect();
-        match listeners {
-            Ok(listeners) => return (listeners, port),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => (),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    let (sockets, port) = bound(ips);
+    (sockets.into_iter().map(listening).collect(), port)
+}
+
+pub fn listening(socket: Socket) -> TcpListener {
+    socket.listen(128).unwrap();
+    socket.into()
 }
 
 /// Whether this machine has IPv6 on loopback; says so if not.
@@ -142,13 +135,10 @@ pub struct BlackHole {
 }
 
 impl BlackHole {
-    pub fn at(address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        if address.is_ipv6() {
-            socket.set_only_v6(true).unwrap();
-        }
-        socket.bind(&address.into()).unwrap();
+    /// Where a socket is [bound].
+    pub fn new(socket: Socket) -> Self {
         socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
         let mut filling = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
             filling.push(stream);
