@@ -445,6 +445,10 @@ fn misbehave(listener: &TcpListener, config: &Arc<ServerConfig>, misdeed: &Misde
         Misdeed::GoesAway { at, with_a_reset } => {
             let _ = stream.write_all(&flight[..flight.len() * at / 100]);
             if *with_a_reset {
+                if !after_hello {
+                    // Else the reset may meet the TCP dial, before the handshake has begun.
+                    stream.peek(&mut [0]).unwrap();
+                }
                 reset(stream);
             }
         }
