@@ -224,12 +224,17 @@ fn a_runtime_that_a_task_blocks_on_is_another() {
     });
 }
 
+/// Two whose clocks stand still, the first one's never ahead of the other's: what takes real time ends no pause.
+fn paused() -> (Runtime, Runtime) {
+    let paused =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    (paused(), paused())
+}
+
 /// What was left to do on a runtime that nobody drives any more is done on the next.
 #[test]
 fn who_waits_does_not_count_on_a_runtime_that_is_not_driven() {
-    let undriven = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let driven =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (undriven, driven) = paused();
     let budget = Budget::new(100);
     let script = Script::manual();
     let resource = fakes_with("peer", &budget, &script).dial_timeout(None).build();
@@ -252,9 +257,7 @@ fn who_waits_does_not_count_on_a_runtime_that_is_not_driven() {
 /// The same while an address pauses: who comes later sees to it that it is probed.
 #[test]
 fn an_address_is_not_left_to_be_probed_on_a_runtime_that_is_not_driven() {
-    let undriven = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let driven =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (undriven, driven) = paused();
     let budget = Budget::new(100);
     let script = Script::manual();
     let pause = Duration::from_millis(100);
@@ -283,9 +286,7 @@ fn an_address_is_not_left_to_be_probed_on_a_runtime_that_is_not_driven() {
 /// And so does who came before, if that is where the last dial failed.
 #[test]
 fn an_address_is_probed_for_who_queued_before_it_paused() {
-    let undriven = runtime();
-    let driven =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (undriven, driven) = paused();
     let (budget, script) = (Budget::new(100), Script::manual());
     let pause = Duration::from_millis(100);
     let resource = fakes_with("peer", &budget, &script).backoff(pause, pause).max_dialing(1).build();
