@@ -585,7 +585,9 @@ async fn who_gets_in_line_while_the_address_pauses_has_it_probed() {
 #[tokio::test(start_paused = true)]
 async fn who_comes_after_a_pause_is_not_refused_for_those_who_queue() {
     let (budget, script) = (Budget::new(4), Script::manual());
-    let resource = fakes_with("a", &budget, &script).build();
+    // Longer than this thread may be away: the clock of the other runtime is real.
+    let pause = Duration::from_secs(60);
+    let resource = fakes_with("a", &budget, &script).backoff(pause, pause).build();
     script.manual.store(false, Ordering::Relaxed);
     let down = ready(&mut resource.get()).unwrap();
     script.manual.store(true, Ordering::Relaxed);
@@ -600,7 +602,7 @@ async fn who_comes_after_a_pause_is_not_refused_for_those_who_queue() {
     assert!(poll(&mut patient).is_pending());
     drop(queued);
     down.close();
-    sleep(Duration::from_secs(10)).await;
+    sleep(2 * pause).await;
     let mut next = resource.get();
     assert!(poll(&mut next).is_pending(), "in line behind it");
     drop(patient);
