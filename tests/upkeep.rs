@@ -16,6 +16,7 @@ use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitnes
 use futures::future::join_all;
 use support::{Fake, Moving, Peer, Script, assert_at_rest, fakes, fakes_with, poll, settle, sockets_to};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Waits for something that the background does; a minute is for ever.
@@ -253,13 +254,16 @@ fn dials_end_in_their_time_although_the_runtime_that_kept_it_has_ended() {
     let budget = Budget::new(100);
     let resources = hanging(30, &budget);
     let mut gets: Vec<_> = resources.iter().map(ConnResource::get).collect();
-    let first = current_thread();
-    first.block_on(async { assert!(gets.iter_mut().all(|get| poll(get).is_pending())) });
+    let paused = || Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let first = paused();
+    let began = first.block_on(async {
+        assert!(gets.iter_mut().all(|get| poll(get).is_pending()));
+        Instant::now()
+    });
     assert_eq!(first.metrics().num_alive_tasks(), 1);
     drop(gets.drain(..20)); // some of those have timers of their own, which end with their runtime
     drop(first);
-    let second = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let time = second.block_on(async { time_out(gets, Instant::now()).await });
+    let time = paused().block_on(time_out(gets, began));
     assert!(is_ten_seconds(time), "{time:?}");
     assert_at_rest(&budget, 0);
 }
@@ -375,10 +379,11 @@ fn who_does_not_wait_does_not_wait_for_a_look_either() {
     user.block_on(async { got.unwrap().close() });
 }
 
-/// What its address is asked about wakes its watcher meanwhile, and has ended.
+/// What its address is asked about, once it is looked at, wakes its watcher meanwhile, and has ended.
 #[derive(Clone, Default)]
 struct Waking {
     waker: Arc<Mutex<Option<Waker>>>,
+    looked: Arc<Notify>,
     watches: Arc<AtomicUsize>,
 }
 
@@ -395,12 +400,17 @@ impl Dial for Waking {
 
     fn poll_idle(&self, (): &mut (), cx: &mut Context<'_>) -> Poll<Fitness> {
         let looked = self.waker.lock().unwrap().replace(cx.waker().clone()).is_some();
+        self.looked.notify_one();
         if looked { Poll::Ready(Fitness::Closed) } else { Poll::Pending }
     }
 
     fn watch(&self, _: &Address) -> Option<fdpool::dial::Watch> {
         match self.watches.fetch_add(1, Ordering::SeqCst) {
-            0 => Some(Box::pin(sleep(Duration::from_millis(500)))),
+            0 => {
+                let looked = Arc::clone(&self.looked);
+                // The watcher leaves 10 ms before it asks: the look is over then.
+                Some(Box::pin(async move { looked.notified().await }))
+            }
             _ => Some(Box::pin(std::future::pending())),
         }
     }
@@ -545,7 +555,7 @@ fn under_load_from_all_sides_nothing_is_lost() {
 /// One of the stock has served nobody, but what is known of it is as old as its rest.
 #[tokio::test]
 async fn who_wants_a_fresh_one_is_not_given_one_of_the_stock_that_was_looked_at_meanwhile() {
-    let (budget, moved) = (Budget::new(2), Arc::new(tokio::sync::Notify::new()));
+    let (budget, moved) = (Budget::new(2), Arc::new(Notify::new()));
     let wants = Arc::new(Mutex::new(None::<Get<'static, ()>>));
     let (asked, moves) = (Arc::clone(&wants), Arc::clone(&moved));
     let dialer = Moving {
