@@ -666,10 +666,13 @@ async fn pools_are_resized_and_closed_while_others_wait() {
 /// deadpool-redis's own manager. Its connections are handles of tasks that own the sockets: those close soon after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_connections_of_deadpool_share_the_budget() {
-    use deadpool_redis::redis::{AsyncCommands, cmd};
+    use deadpool_redis::redis::{AsyncCommands, AsyncConnectionConfig, cmd};
     let Some(redis) = Server::redis() else { return };
     let budget = Budget::new(3);
-    let manager = deadpool_redis::Manager::new(format!("redis://{}/", redis.address)).unwrap();
+    // Half a second for an answer and one for a connection, as by default, may pass while the machine is busy.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let url = format!("redis://{}/", redis.address);
+    let manager = deadpool_redis::Manager::new_with_config(url, patient).unwrap();
     let pool: Pool<deadpool_redis::Manager> = builder(manager, &budget).max_size(3).build().unwrap();
     let own = ConnResource::builder(redis.address, Tcp::default()).budget(&budget).build();
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::Hook;
-use deadpool_redis::redis::AsyncCommands;
+use deadpool_redis::redis::{AsyncCommands, AsyncConnectionConfig};
 use descriptors::{SoftLimit, open};
 use fdpool::dial::Tcp;
 use fdpool::interop::deadpool::{Place, Pool, builder};
@@ -160,7 +160,9 @@ fn a_fleet_and_deadpool_redis_press_each_other() {
         count.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
-    let manager = Manager::new(format!("redis://{}/", redis.address)).unwrap();
+    // Half a second for an answer and one for a connection, as by default, may pass while the machine is busy.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let manager = Manager::new_with_config(format!("redis://{}/", redis.address), patient).unwrap();
     let pool: Pool<Manager> =
         builder(manager, &budget).max_size(OBJECTS).post_create(counting).build().unwrap();
     let fleet: Arc<[_]> = servers
