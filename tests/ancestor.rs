@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fdpool::{Budget, ConnResource, dial::Tcp};
-use support::{Fake, Script, assert_at_rest, echo_server, fakes, sockets_to};
+use support::{Fake, Script, assert_at_rest, comes_to_rest, echo_server, fakes, sockets_to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
@@ -27,7 +27,7 @@ fn get_use_put() {
         let (budget, address) = (Budget::new(10), echo_server().await);
         let resource = ConnResource::builder(address, Tcp::default()).budget(&budget).build();
         for reused in [false, true] {
-            let mut conn = resource.get().immediate().await.unwrap();
+            let mut conn = resource.get().await.unwrap();
             assert_eq!((conn.is_reused(), conn.peer_addr().unwrap()), (reused, address));
             conn.write_all(b"ping").await.unwrap();
             let mut pong = [0; 4];
@@ -95,8 +95,8 @@ fn loops(resources: usize, phases: &[(usize, End)]) {
         assert!(most <= 10, "{most} open at once");
         assert_eq!(script.begun() - script.closed(), script.open(), "dialled and closed once each");
         drop(all);
+        comes_to_rest(&budget, 0).await;
         assert_eq!(script.open(), 0);
-        assert_at_rest(&budget, 0);
     });
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use fdpool::{AcquireError, Budget, CancellationToken, GetError, Reclaim, Registration, Slot};
-use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready, settle};
+use support::{Script, assert_at_rest, comes_to_rest, fakes, fakes_with, poll, ready, settle};
 
 #[tokio::test]
 async fn acquire_waits_first_come_first_served() {
@@ -598,7 +598,7 @@ fn limits_and_requests_beyond_all_measure_overflow_nothing() {
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap();
         }
-        assert_at_rest(&budget, 0);
+        comes_to_rest(&budget, 0).await;
         let endless = Budget::new(usize::MAX);
         let most = endless.acquire_many(usize::MAX >> 16).await.unwrap();
         assert!(matches!(endless.acquire_many(usize::MAX).await, Err(AcquireError::Exhausted { .. })));

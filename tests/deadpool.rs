@@ -19,7 +19,7 @@ use fdpool::dial::Tcp;
 use fdpool::interop::deadpool::{Budgeted, CreateError, Object, Pool, builder};
 use fdpool::{AcquireError, Budget, ConnResource};
 use servers::Server;
-use support::{Peer, assert_at_rest, echo_server, settle, sockets_to};
+use support::{Peer, assert_at_rest, comes_to_rest, echo_server, settle, sockets_to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -624,8 +624,7 @@ async fn two_pools_and_a_resource_share_four_slots_among_64_tasks() {
     }
     assert!(most.load(Ordering::SeqCst) <= 4);
     drop((pools, resource));
-    settle().await;
-    assert_at_rest(&budget, 0);
+    comes_to_rest(&budget, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

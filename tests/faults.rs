@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdpool::{Budget, GetError};
-use support::{Peer, Script, assert_at_rest, fakes, fakes_with, poll, ready, until_readable};
+use support::{Peer, Script, assert_at_rest, comes_to_rest, fakes, fakes_with, poll, ready, until_readable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -220,7 +220,7 @@ fn many_resources_under_pressure_on_many_threads() {
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap();
         }
-        assert_at_rest(&budget, 0);
+        comes_to_rest(&budget, 0).await;
         assert_eq!(script.open(), 0);
         assert!(script.most_open.load(std::sync::atomic::Ordering::SeqCst) <= 8);
     });

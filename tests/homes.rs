@@ -9,7 +9,7 @@ use std::time::Duration;
 use fdpool::{
     Address, Budget, CheckContext, ConnResource, Dial, DialContext, DialError, Fitness, ResourceStats,
 };
-use support::{Script, assert_at_rest, fakes, fakes_with, poll, ready};
+use support::{Script, assert_at_rest, comes_to_rest, fakes, fakes_with, poll, ready};
 
 /// Makes connections that know where they lead; what it has is alive as long as it is.
 struct Tagging(#[expect(dead_code, reason = "it is there to be dropped")] Arc<()>);
@@ -114,7 +114,7 @@ async fn addresses_that_come_and_go_on_several_threads_are_not_mixed_up() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    assert_at_rest(&budget, 0);
+    comes_to_rest(&budget, 0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fdpool::dial::CheckContext;
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, GetError};
-use support::assert_at_rest;
+use support::comes_to_rest;
 
 /// Takes a few turns of the scheduler, and fails while it is told to.
 #[derive(Clone, Default)]
@@ -88,11 +88,8 @@ fn stress(limit: usize, addresses: usize, max_conns: usize, max_dialing: usize) 
             ended.unwrap();
         }
         drop(resources);
-        // Dials that went on without their gets end by themselves.
-        while dialer.open.load(Ordering::SeqCst) > 0 || budget.stats().dialing > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_at_rest(&budget, 0);
+        comes_to_rest(&budget, 0).await;
+        assert_eq!(dialer.open.load(Ordering::SeqCst), 0);
         assert!(budget.acquire_many(limit).immediate().await.is_ok());
     });
 }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use fdpool::dial::{CheckContext, Tcp, Watch};
 use fdpool::{Address, Budget, ConnResource, Dial, DialContext, DialError, Fitness, Get, GetError};
 use futures::future::join_all;
-use support::{Fake, Moving, Peer, Script, assert_at_rest, fakes, fakes_with, poll, settle, sockets_to};
+use support::{
+    Fake, Moving, Peer, Script, assert_at_rest, comes_to_rest, fakes, fakes_with, poll, settle, sockets_to,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -546,8 +548,7 @@ fn under_load_from_all_sides_nothing_is_lost() {
         for resource in &resources {
             resource.set_min_idle(0);
         }
-        until("all expired", || budget.stats().idle == 0 && budget.stats().dialing == 0).await;
-        assert_at_rest(&budget, 0);
+        comes_to_rest(&budget, 0).await;
         assert_eq!(sockets_to(address), 0);
     });
 }

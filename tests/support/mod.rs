@@ -11,10 +11,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fdpool::dial::{CheckContext, Watch};
 use fdpool::{
-    Address, Budget, Conn, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError, Fitness,
+    Address, Budget, BudgetStats, Conn, ConnResource, ConnResourceBuilder, Dial, DialContext, DialError,
+    Fitness,
 };
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -211,12 +213,23 @@ pub async fn settle() {
 #[track_caller]
 pub fn assert_at_rest(budget: &Budget, idle: usize) {
     let stats = budget.stats();
-    assert_eq!(
-        (stats.in_use, stats.idle, stats.dialing, stats.closing, stats.held, stats.waiting),
-        (0, idle, 0, 0, 0, 0),
-        "{stats:?}\n{}",
-        budget.explain()
-    );
+    assert_eq!(counts(&stats), (0, idle, 0, 0, 0, 0), "{stats:?}\n{}", budget.explain());
+}
+
+fn counts(stats: &BudgetStats) -> (usize, usize, usize, usize, usize, usize) {
+    (stats.in_use, stats.idle, stats.dialing, stats.closing, stats.held, stats.waiting)
+}
+
+/// The same where several threads are at work: waits for it. Dials go on without their gets there, and the keeper may have
+/// a connection in its hands, which it closes a moment after all others have gone.
+pub async fn comes_to_rest(budget: &Budget, idle: usize) {
+    let rests = async {
+        while counts(&budget.stats()) != (0, idle, 0, 0, 0, 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(60), rests).await;
+    assert_at_rest(budget, idle);
 }
 
 /// Counts warnings of this thread.
