@@ -519,6 +519,17 @@ impl Mute {
         });
         Self { address, spoken_to }
     }
+
+    /// Polls a get that is in its handshake with this one then.
+    async fn once_spoken_to(&self, get: &mut (impl Future + Unpin)) -> std::net::TcpStream {
+        loop {
+            assert!(support::poll(get).is_pending());
+            settle().await;
+            if let Ok(stream) = self.spoken_to.try_recv() {
+                return stream;
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -526,9 +537,11 @@ async fn a_peer_that_never_answers_the_handshake_is_given_up_in_time() {
     let budget = Budget::new(1);
     let mute = Mute::listen();
     let resource = resource(mute.address, Authority::new().dialer(), &budget);
-    let error = resource.get().dial_timeout(Duration::from_millis(50)).await.unwrap_err();
+    let mut get = resource.get();
+    let mut stream = mute.once_spoken_to(&mut get).await;
+    tokio::time::pause();
+    let error = get.await.unwrap_err();
     assert!(matches!(error, GetError::DialTimeout { .. }), "{error}");
-    let mut stream = mute.spoken_to.recv().unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(sockets_to(mute.address), 0);
     assert_at_rest(&budget, 0);
@@ -540,13 +553,7 @@ async fn a_get_dropped_in_the_handshake_leaves_nothing() {
     let mute = Mute::listen();
     let resource = resource(mute.address, Authority::new().dialer(), &budget);
     let mut get = resource.get();
-    let mut stream = loop {
-        assert!(support::poll(&mut get).is_pending());
-        settle().await;
-        if let Ok(stream) = mute.spoken_to.try_recv() {
-            break stream;
-        }
-    };
+    let mut stream = mute.once_spoken_to(&mut get).await;
     assert_eq!(sockets_to(mute.address), 1);
     drop(get);
     assert_eq!(sockets_to(mute.address), 0);
