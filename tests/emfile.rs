@@ -1,5 +1,5 @@
-//! The process really runs out of descriptors although the budget had room. Each test has the process to
-//! itself, for it fills the descriptor table; with a scripted error see `exhaustion.rs`.
+//! What the process may open, and really runs out of although the budget had room. Each test has the process to
+//! itself, for it counts its descriptors or fills their table; with a scripted error see `exhaustion.rs`.
 
 #![allow(clippy::disallowed_methods, reason = "how long the limit takes to grow is what is asked")]
 
