@@ -203,13 +203,13 @@ impl Fitness {
 #[derive(Clone, Debug)]
 pub struct CheckContext {
     idle_ns: u64,
-    tick_ns: u64,
+    recent: bool,
 }
 
 impl CheckContext {
     #[inline]
-    pub(crate) fn new(idle_ns: u64, tick_ns: u64) -> Self {
-        Self { idle_ns, tick_ns }
+    pub(crate) fn new(idle_ns: u64, recent: bool) -> Self {
+        Self { idle_ns, recent }
     }
 
     /// How long the connection has been idle, as coarse as the clock: to 4 ms on most kernels.
@@ -217,11 +217,14 @@ impl CheckContext {
         Duration::from_nanos(self.idle_ns)
     }
 
-    /// Whether it has been idle for so short a time, a tick of the clock, that what the runtime knows of its
-    /// socket will do. Otherwise ask the operating system: a peer may have closed while the runtime did not look.
+    /// Whether what the runtime knows of its socket will do: it has been idle for a tick of the clock at most, or the runtime
+    /// is known to have looked at its sockets within the last tenth of a second. Otherwise ask the operating system: a peer may
+    /// have closed while the runtime did not look, since it was busy, or the process was stopped.
+    ///
+    /// A budget knows it of one runtime, on which its background task runs: every 50 ms, while connections are being used.
     #[inline]
     pub fn is_recent(&self) -> bool {
-        self.idle_ns <= self.tick_ns
+        self.recent
     }
 }
 

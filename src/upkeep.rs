@@ -3,6 +3,7 @@
 //! to be kept in stock are dialled for in `stock`, and the time that dials have is kept in `deadlines`. Tasks live only
 //! while there is something to do, and hold no budget alive.
 
+mod bell;
 mod deadlines;
 mod keeper;
 mod stock;
@@ -23,8 +24,9 @@ use crate::resource::shared::Shared;
 use crate::stats::Event;
 use crate::sync::Ordering;
 
+pub(crate) use bell::{Alarm, Bell};
 pub(crate) use deadlines::{Deadline, Deadlines};
-pub(crate) use keeper::{Alarm, Bell, Findings, Keeper, Tended};
+pub(crate) use keeper::{Findings, Keeper, Tended};
 pub(crate) use stock::{restock, restock_after_use};
 
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.

@@ -7,9 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -18,13 +17,19 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::Bell;
 use crate::budget::ledger::Partition;
 use crate::clock::{self, Tick};
 use crate::runtime;
 use crate::stats::Event;
+use crate::sync::Apart;
 
 /// How often fresh addresses are looked at.
 const ROUND: Duration = Duration::from_millis(50);
+
+/// A runtime that has looked at its sockets within this time need not be asked to look again. The task sees that it does, once
+/// a round.
+const LATELY: Duration = Duration::from_millis(100);
 
 /// How long the task stays when there is nothing to do, and how often it shows that it is alive.
 const LINGER: Duration = Duration::from_secs(1);
@@ -65,6 +70,8 @@ pub(crate) struct Keeper {
     news: Notify,
     /// How many connections rest and are watched.
     watched: AtomicUsize,
+    /// When the task's runtime had looked at its sockets, for certain, and which that is: see [`Look`].
+    looked: Apart<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -172,6 +179,12 @@ impl Keeper {
         at_work
     }
 
+    /// Whether a runtime looked at its sockets so lately that what it knows of them will do.
+    #[inline]
+    pub(crate) fn has_looked(&self, runtime: Id, now: Tick) -> bool {
+        Look::unpack(self.looked.load(Ordering::Relaxed)).is_lately(runtime, now)
+    }
+
     /// A connection is watched from now on.
     pub(crate) fn one_more(&self) {
         self.watched.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +194,7 @@ impl Keeper {
         self.watched.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn ring(&self, address: Weak<dyn Tended>) {
+    pub(super) fn ring(&self, address: Weak<dyn Tended>) {
         let mut desk = self.desk.lock();
         let first = desk.rung.is_empty();
         desk.rung.push(address);
@@ -200,6 +213,35 @@ impl Keeper {
         };
         drop(standby);
         self.news.notify_one();
+    }
+}
+
+/// A runtime looked at its sockets, at this time or later, in milliseconds of the clock.
+#[derive(Clone, Copy)]
+struct Look {
+    runtime: u32,
+    at: u32,
+}
+
+impl Look {
+    fn new(runtime: Id, at: Tick) -> Self {
+        Self { runtime: runtime::number(runtime), at: at.millis() }
+    }
+
+    #[inline]
+    fn is_lately(self, runtime: Id, now: Tick) -> bool {
+        // Clocks may disagree by a tick: what was a moment later than now was lately.
+        let age = now.millis().wrapping_sub(self.at).cast_signed();
+        self.runtime == runtime::number(runtime) && i64::from(age) <= LATELY.as_millis() as i64
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.runtime) << 32 | u64::from(self.at)
+    }
+
+    #[inline]
+    fn unpack(word: u64) -> Self {
+        Self { runtime: (word >> 32) as u32, at: word as u32 }
     }
 }
 
@@ -324,6 +366,7 @@ struct Shift {
 impl Shift {
     async fn work(self) {
         runtime::learn().await;
+        let here = Handle::current().id();
         while let Some(Assignment { answer, tend, more }) = self.report() {
             // No await before all of them are seen to.
             for address in answer {
@@ -339,8 +382,13 @@ impl Shift {
                 continue;
             }
             // A timer that is a moment early would find the clock a tick behind.
-            let nap = self.keeper.desk.lock().nap(clock::now()) + clock::resolution();
-            let _news_or_not = timeout(nap, self.keeper.news.notified()).await;
+            let now = clock::now();
+            let nap = self.keeper.desk.lock().nap(now) + clock::resolution();
+            if timeout(nap, self.keeper.news.notified()).await.is_err() {
+                // No news: the timer fired, as they do once the runtime has looked at its sockets. Whenever that was, this task
+                // may have had its turn long after.
+                self.keeper.looked.store(Look::new(here, now.after(nap)).pack(), Ordering::Relaxed);
+            }
         }
     }
 
@@ -394,58 +442,6 @@ fn see_to<R>(address: &Weak<dyn Tended>, how: impl FnOnce(Arc<dyn Tended>) -> R)
     let address = address.upgrade()?;
     let partition = address.partition();
     catch_unwind(AssertUnwindSafe(|| how(address))).inspect_err(|_| partition.count(Event::Panic, 1)).ok()
-}
-
-/// What the streams of one address ring. The keeper is told once, until it answers.
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    rung: AtomicBool,
-}
-
-impl Bell {
-    /// Rings are told again from now on: look at the connections afterwards.
-    pub(crate) fn answer(&self) {
-        self.rung.store(false, Ordering::SeqCst);
-    }
-}
-
-/// What one stream wakes, while it rests and is watched. Stays with its connection, which rests often.
-///
-/// Its word and the [`Bell`]'s are written and read in one order (SeqCst). A stream that wakes sets its own word, then the
-/// bell's; who answers clears the bell's, then reads those of all. So either the one who answers sees the stream's, or the
-/// stream finds the bell's cleared, and rings again.
-pub(crate) struct Alarm<A> {
-    rung: AtomicBool,
-    address: Weak<A>,
-}
-
-impl<A: Tended + 'static> Alarm<A> {
-    pub(crate) fn of(address: &Arc<A>) -> Arc<Self> {
-        Arc::new(Self { rung: AtomicBool::new(false), address: Arc::downgrade(address) })
-    }
-
-    /// The connection is about to be looked at: what it is to wake when something changes after that.
-    pub(crate) fn begin_look(self: &Arc<Self>) -> Waker {
-        self.rung.store(false, Ordering::SeqCst);
-        Waker::from(Arc::clone(self))
-    }
-}
-
-impl<A> Alarm<A> {
-    /// Whether it has rung since its connection was looked at last.
-    pub(crate) fn has_rung(&self) -> bool {
-        self.rung.load(Ordering::SeqCst)
-    }
-}
-
-impl<A: Tended + 'static> Wake for Alarm<A> {
-    fn wake(self: Arc<Self>) {
-        self.rung.store(true, Ordering::SeqCst);
-        let Some(address) = self.address.upgrade() else { return };
-        if !address.bell().rung.swap(true, Ordering::SeqCst) {
-            address.partition().ledger.keeper.ring(Weak::<A>::clone(&self.address));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -524,6 +520,20 @@ mod tests {
         assert!(matches!(relieves, Some(Hiring::StandBy(_, _, Some(_)))), "and is again");
         assert!(hire(&one, later).is_none());
         drop((stands_by, relieves));
+    }
+
+    #[test]
+    fn a_look_is_of_one_runtime_and_of_late_for_a_tenth_of_a_second() {
+        let runtimes = [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().build().unwrap());
+        let [here, there] = [0, 1].map(|index: usize| runtimes[index].handle().id());
+        let at = Tick::from_millis(1 << 32); // where histories wrap
+        let look = Look::unpack(Look::new(here, at).pack());
+        let lately = [0, 1, 100].map(|millis| look.is_lately(here, at.after(Duration::from_millis(millis))));
+        assert_eq!(lately, [true; 3]);
+        assert!(look.is_lately(here, Tick::from_millis((1 << 32) - 4)), "a clock a tick behind");
+        assert!(!look.is_lately(here, at.after(Duration::from_millis(101))));
+        assert!(!look.is_lately(there, at));
+        assert!(!Look::unpack(0).is_lately(here, at), "nobody has looked yet");
     }
 
     #[test]
