@@ -23,45 +23,68 @@ mod real {
     };
     pub(crate) use std::thread_local;
 
+    use std::time::{Duration, Instant};
+
+    use spin::mutex::{SpinMutex, SpinMutexGuard};
+
     /// A lock for sections of some twenty instructions, in which nothing waits and nothing of the user's runs. To let
     /// it go is a plain store, where [`Mutex`] makes a second read-modify-write: of a warm pair's time that was a
     /// fifth.
-    pub(crate) type ShortMutex<T> = spin::mutex::SpinMutex<T, Patient>;
-    pub(crate) type ShortMutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Patient>;
+    #[derive(Debug)]
+    pub(crate) struct ShortMutex<T>(SpinMutex<T>);
+    pub(crate) type ShortMutexGuard<'a, T> = SpinMutexGuard<'a, T>;
 
-    /// How a thread waits for a [`ShortMutex`]: it looks for as long as a holder that runs may need, then lets others run,
-    /// the holder perhaps, and after so many looks naps, so that a holder of lower priority gets its turn.
-    ///
-    /// The looks of one wait are few, and are counted on to the next: so where threads meet at a lock all the time, one of
-    /// them naps now and then. That is for the good of all. Who takes a lock from another core waits for the memory
-    /// behind it too, and so does who takes it back; meanwhile the other has both to itself.
-    pub(crate) struct Patient;
+    /// How often who waits pauses and looks before it reads the clock. A section takes two or three pauses, if who is in it
+    /// runs, and has its memory at hand.
+    const LOOKS: usize = 4;
 
-    /// A pause takes as long as a section.
-    const LOOKS_A_PAUSE: u32 = 8;
-    const LOOKS_A_YIELD: u32 = 32;
-    const LOOKS_A_NAP: u32 = 256;
-    const NAP: std::time::Duration = std::time::Duration::from_micros(50);
+    /// A wait that takes so much longer is for memory that comes from afar, or for one who does not run.
+    const FAR: Duration = Duration::from_nanos(250);
 
-    impl spin::RelaxStrategy for Patient {
+    /// The shortest there is: with the slack that timers have, of a thread on Linux 50 µs.
+    const NAP: Duration = Duration::from_micros(1);
+
+    impl<T> ShortMutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(SpinMutex::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn lock(&self) -> ShortMutexGuard<'_, T> {
+            self.0.try_lock().unwrap_or_else(|| self.wait())
+        }
+
+        /// Another thread has it, for a moment if its core is near; then two threads that meet here all the time do more than
+        /// one. If it is far, each waits longer for the memory behind the lock than it works on it, and so one naps, for the good
+        /// of both: the other has all to itself meanwhile. And if the other does not run, it may now, whatever its priority.
         #[cold]
+        #[inline(never)]
         #[allow(
             clippy::disallowed_methods,
-            reason = "waits for nothing: it leaves the processor to whoever holds the lock"
+            reason = "waits for nothing but that who has the lock lets it go"
         )]
-        fn relax() {
-            std::thread_local! {
-                static LOOKS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-            }
-            let looks = LOOKS.get().wrapping_add(1);
-            LOOKS.set(looks);
-            if looks.is_multiple_of(LOOKS_A_NAP) {
+        fn wait(&self) -> ShortMutexGuard<'_, T> {
+            loop {
+                for _ in 0..LOOKS {
+                    if let Some(guard) = self.look() {
+                        return guard;
+                    }
+                }
+                let began = Instant::now();
+                while began.elapsed() < FAR {
+                    if let Some(guard) = self.look() {
+                        return guard;
+                    }
+                }
                 std::thread::sleep(NAP);
-            } else if looks.is_multiple_of(LOOKS_A_YIELD) {
-                std::thread::yield_now();
-            } else if looks.is_multiple_of(LOOKS_A_PAUSE) {
-                std::hint::spin_loop();
             }
+        }
+
+        #[inline]
+        fn look(&self) -> Option<ShortMutexGuard<'_, T>> {
+            std::hint::spin_loop();
+            // To ask first leaves the line with the lock where it is.
+            if self.0.is_locked() { None } else { self.0.try_lock_weak() }
         }
     }
 }
