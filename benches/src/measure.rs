@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Instant;
 
 type Repetition = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -49,16 +50,16 @@ impl Timed {
 }
 
 /// Has each contender do it `n` times a round, in one task; each round begins with another one.
-pub async fn in_turn(contenders: Vec<Contender>, rounds: usize, n: usize) -> Vec<Timed> {
-    tokio::spawn(take_turns(contenders, rounds, n)).await.expect("none panics")
+pub async fn in_turn(contenders: impl Into<Arc<[Contender]>>, rounds: usize, n: usize) -> Vec<Timed> {
+    tokio::spawn(take_turns(contenders.into(), rounds, n)).await.expect("none panics")
 }
 
-async fn take_turns(contenders: Vec<Contender>, rounds: usize, n: usize) -> Vec<Timed> {
+async fn take_turns(contenders: Arc<[Contender]>, rounds: usize, n: usize) -> Vec<Timed> {
     let mut timed: Vec<_> = contenders
         .iter()
         .map(|contender| Timed { name: contender.name.clone(), note: contender.note, rounds: Vec::new() })
         .collect();
-    for contender in &contenders {
+    for contender in &*contenders {
         (contender.repeat)(n).await;
     }
     for round in 0..rounds {
