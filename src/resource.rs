@@ -161,7 +161,7 @@ impl<C: Send + 'static> ConnResource<C> {
     #[inline]
     fn take_idle(&self, waker: Option<&Waker>, site: Site) -> Result<(Conn<C>, bool), Missed> {
         let now = clock::now();
-        let state = Room::of(self.room).lock();
+        let state = Room::of(self.room).lock_alone();
         state.touch(now);
         let taken = state.take_idle()?;
         self.shared.give(taken, now, waker, site)

@@ -23,6 +23,7 @@ mod real {
     };
     pub(crate) use std::thread_local;
 
+    use std::cell::Cell;
     use std::time::{Duration, Instant};
 
     use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -38,11 +39,24 @@ mod real {
     /// runs, and has its memory at hand.
     const LOOKS: usize = 4;
 
-    /// A wait that takes so much longer is for memory that comes from afar, or for one who does not run.
-    const FAR: Duration = Duration::from_nanos(250);
+    /// A wait that takes so much longer is *long*: for memory that comes from afar, or for several others.
+    const LONG: Duration = Duration::from_nanos(250);
 
-    /// The shortest there is: with the slack that timers have, of a thread on Linux 50 µs.
+    /// One that takes so long is for a holder that does not run.
+    const STOPPED: Duration = Duration::from_micros(5);
+
+    /// Of the last eight waits of a thread so many were long: they are so as a rule.
+    const OFTEN: u32 = 4;
+
+    /// The shortest there is: with the slack that timers have, of a thread on Linux 50 µs as a rule.
     const NAP: Duration = Duration::from_micros(1);
+
+    const LONGEST_NAP: Duration = Duration::from_millis(1);
+
+    std::thread_local! {
+        /// Which of the last waits were long, a bit each.
+        static WAITS: Cell<u8> = const { Cell::new(0) };
+    }
 
     impl<T> ShortMutex<T> {
         pub(crate) fn new(value: T) -> Self {
@@ -51,40 +65,94 @@ mod real {
 
         #[inline]
         pub(crate) fn lock(&self) -> ShortMutexGuard<'_, T> {
-            self.0.try_lock().unwrap_or_else(|| self.wait())
+            self.0.try_lock().unwrap_or_else(|| self.wait(false))
+        }
+
+        /// The same, for who has no other lock, and so may nap to leave this one to others for a while.
+        #[inline]
+        pub(crate) fn lock_alone(&self) -> ShortMutexGuard<'_, T> {
+            self.0.try_lock().unwrap_or_else(|| self.wait(true))
         }
 
         /// Another thread has it, for a moment if its core is near; then two threads that meet here all the time do more than
-        /// one. If it is far, each waits longer for the memory behind the lock than it works on it, and so one naps, for the good
-        /// of both: the other has all to itself meanwhile. And if the other does not run, it may now, whatever its priority.
+        /// one. If it is far, each waits longer for the memory behind the lock than it works on it: there one naps, for the good
+        /// of both, and the other has all to itself meanwhile.
         #[cold]
         #[inline(never)]
+        fn wait(&self, may_nap: bool) -> ShortMutexGuard<'_, T> {
+            for _ in 0..LOOKS {
+                if let Some(guard) = self.look() {
+                    WAITS.set(WAITS.get() << 1);
+                    return guard;
+                }
+            }
+            self.wait_longer(may_nap)
+        }
+
         #[allow(
             clippy::disallowed_methods,
             reason = "waits for nothing but that who has the lock lets it go"
         )]
-        fn wait(&self) -> ShortMutexGuard<'_, T> {
+        fn wait_longer(&self, may_nap: bool) -> ShortMutexGuard<'_, T> {
+            let (began, mut is_long, mut nap) = (Instant::now(), false, NAP);
             loop {
-                for _ in 0..LOOKS {
-                    if let Some(guard) = self.look() {
-                        return guard;
+                if let Some(guard) = self.look() {
+                    WAITS.set(WAITS.get() << 1 | u8::from(is_long));
+                    return guard;
+                }
+                let waited = began.elapsed();
+                if waited >= STOPPED {
+                    // Longer each time, so that it runs whatever its priority.
+                    std::thread::sleep(nap);
+                    nap = (2 * nap).min(LONGEST_NAP);
+                } else if waited >= LONG && !is_long {
+                    is_long = true;
+                    if may_nap && WAITS.get().count_ones() >= OFTEN {
+                        std::thread::sleep(NAP);
                     }
                 }
-                let began = Instant::now();
-                while began.elapsed() < FAR {
-                    if let Some(guard) = self.look() {
-                        return guard;
-                    }
-                }
-                std::thread::sleep(NAP);
             }
         }
 
         #[inline]
         fn look(&self) -> Option<ShortMutexGuard<'_, T>> {
-            std::hint::spin_loop();
             // To ask first leaves the line with the lock where it is.
-            if self.0.is_locked() { None } else { self.0.try_lock_weak() }
+            if self.0.is_locked() {
+                std::hint::spin_loop();
+                None
+            } else {
+                self.0.try_lock_weak()
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the holder stops for longer than any wait that does not nap"
+        )]
+        fn who_waits_for_one_who_does_not_run_has_the_lock_in_the_end() {
+            let (lock, waits) = (ShortMutex::new(0), std::sync::Barrier::new(3));
+            std::thread::scope(|scope| {
+                let held = lock.lock();
+                scope.spawn(|| {
+                    waits.wait();
+                    *lock.lock() += 1;
+                });
+                scope.spawn(|| {
+                    WAITS.set(u8::MAX);
+                    waits.wait();
+                    *lock.lock_alone() += 1;
+                });
+                waits.wait();
+                std::thread::sleep(Duration::from_millis(5));
+                drop(held);
+            });
+            assert_eq!(*lock.lock(), 2);
         }
     }
 }
@@ -118,6 +186,10 @@ mod real {
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
+
+        pub(crate) fn lock_alone(&self) -> MutexGuard<'_, T> {
+            self.lock()
         }
 
         pub(crate) fn get_mut(&mut self) -> &mut T {

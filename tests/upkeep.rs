@@ -546,7 +546,7 @@ async fn what_the_runtime_knows_of_a_socket_will_do_if_it_has_looked_of_late() {
     }
     stall(Duration::from_millis(20));
     assert!(is_recent(), "of late");
-    stall(Duration::from_millis(110));
+    stall(Duration::from_millis(160));
     assert!(!is_recent(), "not of late");
     assert!(is_recent(), "used a moment ago");
 }
@@ -565,7 +565,7 @@ async fn what_the_peer_closed_while_the_runtime_did_not_look_is_not_given_out() 
     drop(theirs);
     until_readable(&ours);
     ours.put();
-    stall(Duration::from_millis(150));
+    stall(Duration::from_millis(200));
     assert!(resource.try_get().is_none());
     assert_eq!((budget.stats().stale, sockets_to(peer.address)), (1, 0));
 }

@@ -51,6 +51,8 @@ pub(crate) trait ErasedDial<C>: Send + Sync {
     fn close(&self, conn: C);
     /// The state of an address, by where it is. Only who knows what its connections are can tell, as of the next.
     fn lock<'a>(&self, room: &'a dyn AnyRoom) -> Locked<'a, C>;
+    /// For who has no other lock.
+    fn lock_alone<'a>(&self, room: &'a dyn AnyRoom) -> Locked<'a, C>;
     /// The address as the keeper knows it.
     fn tended(&self, shared: &Arc<Shared<C>>) -> Weak<dyn Tended>;
 }
@@ -82,6 +84,10 @@ impl<D: Dial> ErasedDial<D::Conn> for D {
 
     fn lock<'a>(&self, room: &'a dyn AnyRoom) -> Locked<'a, D::Conn> {
         Room::of(room).lock()
+    }
+
+    fn lock_alone<'a>(&self, room: &'a dyn AnyRoom) -> Locked<'a, D::Conn> {
+        Room::of(room).lock_alone()
     }
 
     fn tended(&self, shared: &Arc<Shared<D::Conn>>) -> Weak<dyn Tended> {

@@ -41,6 +41,12 @@ impl<C: 'static> Room<C> {
     pub(super) fn lock(&self) -> Locked<'_, C> {
         Locked::new(self.state.lock(), &self.published)
     }
+
+    /// For who has no other lock.
+    #[inline]
+    pub(super) fn lock_alone(&self) -> Locked<'_, C> {
+        Locked::new(self.state.lock_alone(), &self.published)
+    }
 }
 
 impl<C: Send + 'static> AnyRoom for Room<C> {

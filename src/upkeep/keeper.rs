@@ -27,9 +27,8 @@ use crate::sync::Apart;
 /// How often fresh addresses are looked at.
 const ROUND: Duration = Duration::from_millis(50);
 
-/// A runtime that has looked at its sockets within this time need not be asked to look again. The task sees that it does, once
-/// a round.
-const LATELY: Duration = Duration::from_millis(100);
+/// What a runtime knows of its sockets will do for so long after it has looked at them. The task sees once a round that it has.
+const LATELY: Duration = ROUND.saturating_mul(3);
 
 /// How long the task stays when there is nothing to do, and how often it shows that it is alive.
 const LINGER: Duration = Duration::from_secs(1);
@@ -70,7 +69,7 @@ pub(crate) struct Keeper {
     news: Notify,
     /// How many connections rest and are watched.
     watched: AtomicUsize,
-    /// When the task's runtime had looked at its sockets, for certain, and which that is: see [`Look`].
+    /// Since when the task's runtime has looked at its sockets, and which that is: see [`Look`].
     looked: Apart<AtomicU64>,
 }
 
@@ -182,7 +181,8 @@ impl Keeper {
     /// Whether a runtime looked at its sockets so lately that what it knows of them will do.
     #[inline]
     pub(crate) fn has_looked(&self, runtime: Id, now: Tick) -> bool {
-        Look::unpack(self.looked.load(Ordering::Relaxed)).is_lately(runtime, now)
+        // Acquire: what it learnt then is known.
+        Look::unpack(self.looked.load(Ordering::Acquire)).is_lately(runtime, now)
     }
 
     /// A connection is watched from now on.
@@ -216,32 +216,33 @@ impl Keeper {
     }
 }
 
-/// A runtime looked at its sockets, at this time or later, in milliseconds of the clock.
+/// A runtime has looked at its sockets since this time, in milliseconds of the clock.
 #[derive(Clone, Copy)]
 struct Look {
     runtime: u32,
-    at: u32,
+    since: u32,
 }
 
 impl Look {
-    fn new(runtime: Id, at: Tick) -> Self {
-        Self { runtime: runtime::number(runtime), at: at.millis() }
+    fn new(runtime: Id, since: Tick) -> Self {
+        Self { runtime: runtime::number(runtime), since: since.millis() }
     }
 
     #[inline]
     fn is_lately(self, runtime: Id, now: Tick) -> bool {
-        // Clocks may disagree by a tick: what was a moment later than now was lately.
-        let age = now.millis().wrapping_sub(self.at).cast_signed();
-        self.runtime == runtime::number(runtime) && i64::from(age) <= LATELY.as_millis() as i64
+        // Clocks may disagree by a tick.
+        const BEFORE: u32 = 10;
+        let age = now.millis().wrapping_sub(self.since).wrapping_add(BEFORE);
+        self.runtime == runtime::number(runtime) && age <= LATELY.as_millis() as u32 + BEFORE
     }
 
     fn pack(self) -> u64 {
-        u64::from(self.runtime) << 32 | u64::from(self.at)
+        u64::from(self.runtime) << 32 | u64::from(self.since)
     }
 
     #[inline]
     fn unpack(word: u64) -> Self {
-        Self { runtime: (word >> 32) as u32, at: word as u32 }
+        Self { runtime: (word >> 32) as u32, since: word as u32 }
     }
 }
 
@@ -381,13 +382,13 @@ impl Shift {
                 yield_now().await;
                 continue;
             }
-            // A timer that is a moment early would find the clock a tick behind.
             let now = clock::now();
+            // A timer that is a moment early would find the clock a tick behind.
             let nap = self.keeper.desk.lock().nap(now) + clock::resolution();
             if timeout(nap, self.keeper.news.notified()).await.is_err() {
-                // No news: the timer fired, as they do once the runtime has looked at its sockets. Whenever that was, this task
-                // may have had its turn long after.
-                self.keeper.looked.store(Look::new(here, now.after(nap)).pack(), Ordering::Relaxed);
+                // No news: the timer fired, as they do when the runtime has looked at its sockets. When it did is not known, and
+                // this task may have its turn long after: but it had not when the nap began.
+                self.keeper.looked.store(Look::new(here, now).pack(), Ordering::Release);
             }
         }
     }
@@ -523,17 +524,19 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_of_one_runtime_and_of_late_for_a_tenth_of_a_second() {
+    fn a_look_is_of_one_runtime_and_of_late_for_three_rounds() {
         let runtimes = [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().build().unwrap());
         let [here, there] = [0, 1].map(|index: usize| runtimes[index].handle().id());
-        let at = Tick::from_millis(1 << 32); // where histories wrap
-        let look = Look::unpack(Look::new(here, at).pack());
-        let lately = [0, 1, 100].map(|millis| look.is_lately(here, at.after(Duration::from_millis(millis))));
-        assert_eq!(lately, [true; 3]);
-        assert!(look.is_lately(here, Tick::from_millis((1 << 32) - 4)), "a clock a tick behind");
-        assert!(!look.is_lately(here, at.after(Duration::from_millis(101))));
-        assert!(!look.is_lately(there, at));
-        assert!(!Look::unpack(0).is_lately(here, at), "nobody has looked yet");
+        const WRAPS: u64 = 1 << 32;
+        let is_lately = |runtime, millis| {
+            let look = Look::unpack(Look::new(here, Tick::from_millis(WRAPS)).pack());
+            look.is_lately(runtime, Tick::from_millis(millis))
+        };
+        assert_eq!([0, 1, 150].map(|millis| is_lately(here, WRAPS + millis)), [true; 3]);
+        assert!(is_lately(here, WRAPS - 4), "a clock a tick behind");
+        assert_eq!([151, 1 << 31, WRAPS - 11].map(|millis| is_lately(here, WRAPS + millis)), [false; 3]);
+        assert!(!is_lately(there, WRAPS));
+        assert!(!Look::unpack(0).is_lately(here, Tick::from_millis(WRAPS)), "nobody has looked yet");
     }
 
     #[test]

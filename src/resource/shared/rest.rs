@@ -28,7 +28,7 @@ impl<C> Shared<C> {
     #[inline]
     pub(crate) fn rest(entry: Box<Entry<C>>, news: bool) -> bool {
         let room = entry.shared.room;
-        let mut state = entry.shared.dialer.lock(room);
+        let mut state = entry.shared.dialer.lock_alone(room);
         let rests = state.calm
             && state.generation == entry.record.generation
             && state.idle.len() < state.settings.max_idle

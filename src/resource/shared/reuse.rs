@@ -157,7 +157,7 @@ impl<C> Shared<C> {
         wait: Option<Duration>,
         caller: &Arc<Caller<C>>,
     ) -> Found<C> {
-        let mut state = self.lock();
+        let mut state = self.dialer.lock_alone(self.room);
         state.touch(now);
         if let Some(taken) = state.take_newest() {
             return Found::Idle(taken);
