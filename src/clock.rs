@@ -1,6 +1,6 @@
 //! The time that idle connections, lifetimes and histories are measured with: the operating system's
 //! coarse clock, or tokio's (which tests pause and advance) with the feature `test-util`.
-//! The only file that reads a clock; timers that wake somebody are tokio's.
+//! The only file that reads a clock, but for how long a lock is waited for; timers that wake somebody are tokio's.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl Tick {
         Tick(self.0.div_ceil(grain).saturating_mul(grain))
     }
 
-    /// For histories: wraps every 49 days.
+    /// For histories and looks: wraps every 49 days.
     #[inline]
     pub(crate) fn millis(self) -> u32 {
         (self.0 / 1_000_000) as u32

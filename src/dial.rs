@@ -218,10 +218,12 @@ impl CheckContext {
     }
 
     /// Whether what the runtime knows of its socket will do: it has been idle for a tick of the clock at most, or the runtime
-    /// is known to have looked at its sockets within the last tenth of a second. Otherwise ask the operating system: a peer may
-    /// have closed while the runtime did not look, since it was busy, or the process was stopped.
+    /// is known to have looked at its sockets within the last 150 ms. Otherwise ask the operating system: a peer may have
+    /// closed while the runtime did not look, since it was busy, or the process was stopped.
     ///
-    /// A budget knows it of one runtime, on which its background task runs: every 50 ms, while connections are being used.
+    /// The runtime is the one that the dial was polled on: of a socket that is registered with another one it tells nothing. A
+    /// budget knows it of the runtime that its background task runs on, and as a rule while there is something that has rested
+    /// for less than a tenth of a second. tokio takes in 1,024 sockets' news a look, so that of more at once some come later.
     #[inline]
     pub fn is_recent(&self) -> bool {
         self.recent
