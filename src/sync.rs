@@ -94,22 +94,20 @@ mod real {
             reason = "waits for nothing but that who has the lock lets it go"
         )]
         fn wait_longer(&self, may_nap: bool) -> ShortMutexGuard<'_, T> {
-            let (began, mut is_long, mut nap) = (Instant::now(), false, NAP);
+            let (mut began, mut is_long, mut nap) = (Instant::now(), false, NAP);
             loop {
                 if let Some(guard) = self.look() {
                     WAITS.set(WAITS.get() << 1 | u8::from(is_long));
                     return guard;
                 }
                 let waited = began.elapsed();
-                if waited >= STOPPED {
-                    // Longer each time, so that it runs whatever its priority.
+                let naps_early = waited >= LONG && !is_long && may_nap && WAITS.get().count_ones() >= OFTEN;
+                is_long |= waited >= LONG;
+                if naps_early || waited >= STOPPED {
                     std::thread::sleep(nap);
+                    // Longer each time, so that the holder runs whatever its priority.
                     nap = (2 * nap).min(LONGEST_NAP);
-                } else if waited >= LONG && !is_long {
-                    is_long = true;
-                    if may_nap && WAITS.get().count_ones() >= OFTEN {
-                        std::thread::sleep(NAP);
-                    }
+                    began = Instant::now();
                 }
             }
         }
