@@ -37,7 +37,7 @@ impl Tick {
         Tick(self.0.div_ceil(grain).saturating_mul(grain))
     }
 
-    /// For histories and looks: wraps every 49 days.
+    /// For histories: wraps every 49 days.
     #[inline]
     pub(crate) fn millis(self) -> u32 {
         (self.0 / 1_000_000) as u32

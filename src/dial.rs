@@ -203,13 +203,13 @@ impl Fitness {
 #[derive(Clone, Debug)]
 pub struct CheckContext {
     idle_ns: u64,
-    recent: bool,
+    tick_ns: u64,
 }
 
 impl CheckContext {
     #[inline]
-    pub(crate) fn new(idle_ns: u64, recent: bool) -> Self {
-        Self { idle_ns, recent }
+    pub(crate) fn new(idle_ns: u64, tick_ns: u64) -> Self {
+        Self { idle_ns, tick_ns }
     }
 
     /// How long the connection has been idle, as coarse as the clock: to 4 ms on most kernels.
@@ -217,16 +217,11 @@ impl CheckContext {
         Duration::from_nanos(self.idle_ns)
     }
 
-    /// Whether what the runtime knows of its socket will do: it has been idle for a tick of the clock at most, or the runtime
-    /// is known to have looked at its sockets within the last 150 ms. Otherwise ask the operating system: a peer may have
-    /// closed while the runtime did not look, since it was busy, or the process was stopped.
-    ///
-    /// The runtime is the one that the dial was polled on: of a socket that is registered with another one it tells nothing. A
-    /// budget knows it of the runtime that its background task runs on, and as a rule while there is something that has rested
-    /// for less than a tenth of a second. tokio takes in 1,024 sockets' news a look, so that of more at once some come later.
+    /// Whether it has been idle for so short a time, a tick of the clock, that what the runtime knows of its
+    /// socket will do. Otherwise ask the operating system: a peer may have closed while the runtime did not look.
     #[inline]
     pub fn is_recent(&self) -> bool {
-        self.recent
+        self.idle_ns <= self.tick_ns
     }
 }
 

@@ -52,15 +52,15 @@ fn kind(waker: &Waker) -> usize {
     std::ptr::from_ref(waker.vtable()).addr()
 }
 
-/// The number of a task or a runtime, which they tell nobody but hashers.
+/// A task's number, which it tells nobody but hashers.
 struct Number(u64);
 
 impl Number {
     #[inline]
-    fn of(id: impl Hash) -> u64 {
+    fn of(task: task::Id) -> Self {
         let mut number = Self(0);
-        id.hash(&mut number);
-        number.0
+        task.hash(&mut number);
+        number
     }
 }
 
@@ -77,12 +77,6 @@ impl Hasher for Number {
     fn finish(&self) -> u64 {
         self.0
     }
-}
-
-/// Runtimes are told apart by it, as long as there are no more than 2³² of them in the life of a process.
-#[inline]
-pub(crate) fn number(runtime: Id) -> u32 {
-    Number::of(runtime) as u32
 }
 
 /// Learns what the wakers of tokio's tasks are like. To be awaited in a task, with nothing around it.
@@ -116,7 +110,7 @@ pub(crate) fn of(waker: &Waker) -> Option<Id> {
     };
     let asker = Asker { task, header: waker.data().addr() };
     ANSWERS.with(|answers| {
-        let answer = &answers[Number::of(task) as usize % REMEMBERED];
+        let answer = &answers[Number::of(task).0 as usize % REMEMBERED];
         match answer.get() {
             Some(known) if known.asker == asker => Some(known.runtime),
             _ => {

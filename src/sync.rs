@@ -1,6 +1,6 @@
 //! Locks, atomics and thread-locals: the standard ones, or loom's under `--cfg fdpool_loom`; and how others are woken.
 //! What budgets, addresses and callers share goes through here, so that what the models check is what runs. Counters, and what
-//! no model drives (the keeper's desk and looks, notes of holds, tables of names), are the standard library's and parking_lot's.
+//! no model drives (the keeper's desk, notes of holds, tables of names), are the standard library's and parking_lot's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;

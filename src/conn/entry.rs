@@ -8,7 +8,7 @@ use tokio::runtime;
 use crate::budget::ledger::Victim;
 use crate::budget::slot::{Held, Kind, Lease, Slot};
 use crate::budget::{Hold, ResourceId, Site};
-use crate::clock::{self, Tick};
+use crate::clock;
 use crate::resource::freelist::{Record, Resting};
 use crate::resource::shared::Shared;
 use crate::stats::Event;
@@ -92,12 +92,6 @@ impl<C> Entry<C> {
         if std::mem::take(&mut self.watched) {
             self.shared.ledger().keeper.one_less();
         }
-    }
-
-    /// Whether what its runtime knows of its socket is of late.
-    #[inline]
-    pub(crate) fn runtime_has_looked(&self, now: Tick) -> bool {
-        self.runtime.is_some_and(|runtime| self.shared.ledger().keeper.has_looked(runtime, now))
     }
 
     /// Somebody has it from now on.

@@ -46,8 +46,8 @@ sockets! {
     UnixStream,
 }
 
-/// For [`Dial::check`](super::Dial::check): what the runtime knows of a socket, if that is of late, else what the
-/// operating system does.
+/// For [`Dial::check`](super::Dial::check): what the runtime knows of a socket that was used a moment ago, else
+/// what the operating system does.
 #[inline]
 pub(super) fn fitness(socket: &impl Socket, cx: &CheckContext) -> Fitness {
     told(if cx.is_recent() { peek_if_readable(socket) } else { peek(socket) })

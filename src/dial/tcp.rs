@@ -74,9 +74,9 @@ use target::Target;
 ///
 /// # Fitness
 ///
-/// A connection is checked by what the runtime knows of its socket, at no cost, if it was used a moment ago, or the runtime
-/// is known to look at its sockets ([`is_recent`](CheckContext::is_recent)). Otherwise with a system call (`MSG_PEEK`,
-/// some 0.4 µs), so that a peer that closed while the runtime did not run is noticed.
+/// A connection that was used a moment ago is checked by what the runtime knows of its socket, at no cost. One
+/// that has been idle for more than a tick of the clock is asked with a system call (`MSG_PEEK`, some 0.4 µs),
+/// so that a peer that closed while the runtime did not run is noticed.
 ///
 /// # Errors
 ///

@@ -91,9 +91,9 @@ const MOST_LOOKS: usize = 4;
 /// dirty, a `close_notify` closes them. What the inner dialer says of what is below counts as well. Part of a record
 /// is not seen before the rest of it has come.
 ///
-/// If the runtime may not have run since something came ([`is_recent`](CheckContext::is_recent)), that is read all the same
-/// where the connection below is a [`TcpStream`](tokio::net::TcpStream) or a `UnixStream`, boxed or not, or TLS over one.
-/// Over anything else it cannot be read, and so not be told from data: if the inner dialer sees it, the connection is dirty.
+/// If the runtime has not run since something came, that is read all the same where the connection below is a
+/// [`TcpStream`](tokio::net::TcpStream) or a `UnixStream`, boxed or not, or TLS over one. Over anything else it cannot
+/// be read, and so not be told from data: if the inner dialer sees it, the connection is dirty.
 ///
 /// A connection that is closed says so to the peer (`close_notify`), if that does not block. As over plain TCP, the
 /// end of a connection does not say that its last message was complete.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -22,13 +22,9 @@ use crate::budget::ledger::Partition;
 use crate::clock::{self, Tick};
 use crate::runtime;
 use crate::stats::Event;
-use crate::sync::Apart;
 
 /// How often fresh addresses are looked at.
 const ROUND: Duration = Duration::from_millis(50);
-
-/// What a runtime knows of its sockets will do for so long after it has looked at them. The task sees once a round that it has.
-const LATELY: Duration = ROUND.saturating_mul(3);
 
 /// How long the task stays when there is nothing to do, and how often it shows that it is alive.
 const LINGER: Duration = Duration::from_secs(1);
@@ -69,8 +65,6 @@ pub(crate) struct Keeper {
     news: Notify,
     /// How many connections rest and are watched.
     watched: AtomicUsize,
-    /// Since when the task's runtime has looked at its sockets, and which that is: see [`Look`].
-    looked: Apart<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -178,13 +172,6 @@ impl Keeper {
         at_work
     }
 
-    /// Whether a runtime looked at its sockets so lately that what it knows of them will do.
-    #[inline]
-    pub(crate) fn has_looked(&self, runtime: Id, now: Tick) -> bool {
-        // Acquire: what it learnt then is known.
-        Look::unpack(self.looked.load(Ordering::Acquire)).is_lately(runtime, now)
-    }
-
     /// A connection is watched from now on.
     pub(crate) fn one_more(&self) {
         self.watched.fetch_add(1, Ordering::Relaxed);
@@ -213,36 +200,6 @@ impl Keeper {
         };
         drop(standby);
         self.news.notify_one();
-    }
-}
-
-/// A runtime has looked at its sockets since this time, in milliseconds of the clock.
-#[derive(Clone, Copy)]
-struct Look {
-    runtime: u32,
-    since: u32,
-}
-
-impl Look {
-    fn new(runtime: Id, since: Tick) -> Self {
-        Self { runtime: runtime::number(runtime), since: since.millis() }
-    }
-
-    #[inline]
-    fn is_lately(self, runtime: Id, now: Tick) -> bool {
-        // Clocks may disagree by a tick.
-        const BEFORE: u32 = 10;
-        let age = now.millis().wrapping_sub(self.since).wrapping_add(BEFORE);
-        self.runtime == runtime::number(runtime) && age <= LATELY.as_millis() as u32 + BEFORE
-    }
-
-    fn pack(self) -> u64 {
-        u64::from(self.runtime) << 32 | u64::from(self.since)
-    }
-
-    #[inline]
-    fn unpack(word: u64) -> Self {
-        Self { runtime: (word >> 32) as u32, since: word as u32 }
     }
 }
 
@@ -367,7 +324,6 @@ struct Shift {
 impl Shift {
     async fn work(self) {
         runtime::learn().await;
-        let here = Handle::current().id();
         while let Some(Assignment { answer, tend, more }) = self.report() {
             // No await before all of them are seen to.
             for address in answer {
@@ -382,14 +338,9 @@ impl Shift {
                 yield_now().await;
                 continue;
             }
-            let now = clock::now();
             // A timer that is a moment early would find the clock a tick behind.
-            let nap = self.keeper.desk.lock().nap(now) + clock::resolution();
-            if timeout(nap, self.keeper.news.notified()).await.is_err() {
-                // No news: the timer fired, as they do when the runtime has looked at its sockets. When it did is not known, and
-                // this task may have its turn long after: but it had not when the nap began.
-                self.keeper.looked.store(Look::new(here, now).pack(), Ordering::Release);
-            }
+            let nap = self.keeper.desk.lock().nap(clock::now()) + clock::resolution();
+            let _news_or_not = timeout(nap, self.keeper.news.notified()).await;
         }
     }
 
@@ -521,22 +472,6 @@ mod tests {
         assert!(matches!(relieves, Some(Hiring::StandBy(_, _, Some(_)))), "and is again");
         assert!(hire(&one, later).is_none());
         drop((stands_by, relieves));
-    }
-
-    #[test]
-    fn a_look_is_of_one_runtime_and_of_late_for_three_rounds() {
-        let runtimes = [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().build().unwrap());
-        let [here, there] = [0, 1].map(|index: usize| runtimes[index].handle().id());
-        const WRAPS: u64 = 1 << 32;
-        let is_lately = |runtime, millis| {
-            let look = Look::unpack(Look::new(here, Tick::from_millis(WRAPS)).pack());
-            look.is_lately(runtime, Tick::from_millis(millis))
-        };
-        assert_eq!([0, 1, 150].map(|millis| is_lately(here, WRAPS + millis)), [true; 3]);
-        assert!(is_lately(here, WRAPS - 4), "a clock a tick behind");
-        assert_eq!([151, 1 << 31, WRAPS - 11].map(|millis| is_lately(here, WRAPS + millis)), [false; 3]);
-        assert!(!is_lately(there, WRAPS));
-        assert!(!Look::unpack(0).is_lately(here, Tick::from_millis(WRAPS)), "nobody has looked yet");
     }
 
     #[test]

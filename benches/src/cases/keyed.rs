@@ -28,7 +28,7 @@ struct Rounds {
 }
 
 const ROUNDS: [Rounds; 2] = [
-    Rounds { name: "", number: 15, pairs: 500_000, notes: "" },
+    Rounds { name: "", number: 9, pairs: 2_000_000, notes: "" },
     Rounds {
         name: ", not in the cache",
         number: 50,

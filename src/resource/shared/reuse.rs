@@ -243,9 +243,7 @@ impl<C> Shared<C> {
 
     #[inline]
     fn check(entry: &mut Entry<C>, now: Tick, tick: Span) -> Fitness {
-        let idle = now.nanos_since(entry.record.rested);
-        let recent = idle <= tick.nanos() || entry.runtime_has_looked(now);
-        let cx = CheckContext::new(idle, recent);
+        let cx = CheckContext::new(now.nanos_since(entry.record.rested), tick.nanos());
         entry.conn.as_mut().map_or(Fitness::Broken, |conn| entry.shared.dialer.check(conn, &cx))
     }
 
