@@ -1,6 +1,6 @@
 //! The time that idle connections, lifetimes and histories are measured with: the operating system's
 //! coarse clock, or tokio's (which tests pause and advance) with the feature `test-util`.
-//! The only file that reads a clock, but for how long a lock is waited for; timers that wake somebody are tokio's.
+//! The only file that reads a clock, but for the lock that is waited for by one (`sync::short`); timers that wake somebody are tokio's.
 
 use std::time::Duration;
 

@@ -522,6 +522,7 @@ async fn what_the_peer_closed_while_the_runtime_did_not_look_is_not_given_out() 
     let resource = peer.resource(&budget);
     resource.get().await.unwrap().put();
     let theirs = peer.accept();
+    // It looks all the time, until then.
     for _ in 0..20 {
         sleep(Duration::from_millis(20)).await;
         resource.try_get().expect("the one that rests").put();

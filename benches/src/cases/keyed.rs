@@ -18,7 +18,9 @@ use crate::plot::{Group, Plot};
 use crate::report::{Asked, Report, number, timings};
 
 const ADDRESSES: usize = 10_000;
-/// How rounds are made: what the pools before have displaced from the cache is first fetched back in each.
+
+/// How rounds are made. Each first fetches back what the pools before it have displaced from the cache: of long ones that is
+/// little, of short ones half.
 #[derive(Clone, Copy)]
 struct Rounds {
     name: &'static str,
@@ -37,6 +39,7 @@ const ROUNDS: [Rounds; 2] = [
                 themselves.",
     },
 ];
+
 /// As a program does that awaits something else too: else the runtime would not run for as long as it takes to measure.
 const PAIRS_A_YIELD: usize = 1_000;
 const HANDLES: &str = "fdpool, a handle kept for each";
