@@ -17,7 +17,9 @@ mod close;
 mod explain;
 mod holds;
 pub(crate) mod ledger;
+pub(crate) mod member;
 mod members;
+pub(crate) mod partition;
 pub(crate) mod queue;
 mod reclaim;
 pub(crate) mod slot;
@@ -29,7 +31,7 @@ pub use close::CloseReport;
 pub(crate) use close::{report, until_empty};
 pub use explain::{Explain, Holder};
 pub(crate) use holds::{Hold, ResourceId, Site};
-use ledger::Partition;
+use partition::Partition;
 pub use reclaim::{Reclaim, Registration};
 pub use slot::{Held, Slot};
 

@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 
 use crate::budget::GROWTH_INTERVAL;
-use crate::budget::ledger::{Ledger, NOBODY_GROWS, Partition};
+use crate::budget::ledger::{Ledger, NOBODY_GROWS};
+use crate::budget::partition::Partition;
 use crate::clock::{self, Tick};
 use crate::dial;
 use crate::resource::shared::Shared;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::books::Applicant;
 use super::holds::Site;
-use super::ledger::Partition;
+use super::partition::Partition;
 use super::queue::{Cell, Place};
 use super::slot::Slot;
 use crate::clock::{self, Tick};

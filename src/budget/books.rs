@@ -10,8 +10,9 @@ use indexmap::IndexSet;
 use smallvec::SmallVec;
 
 use super::audit::Audit;
-use super::ledger::{Member, Notice, Partition, Victim};
+use super::member::{Member, Notice, Victim};
 use super::members::Members;
+use super::partition::Partition;
 use super::queue::{Cell, Line, Place};
 use super::reclaim::{Asked, Participants, Reclaim};
 use super::slot::{Kind, Slot};

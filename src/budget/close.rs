@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 
 use super::explain::{Holder, holders};
 use super::holds::ResourceId;
-use super::ledger::{Ledger, Partition};
+use super::ledger::Ledger;
+use super::partition::Partition;
 use crate::sync::wake_all;
 use crate::text::Number;
 

@@ -9,7 +9,7 @@ use tokio::task;
 
 use super::books::{AccountId, Books, ROOT, Seat};
 use super::holds::{Noted, POOLED, ResourceId};
-use super::ledger::Partition;
+use super::partition::Partition;
 use super::slot::Kind;
 use crate::address::Address;
 use crate::clock::{self, Tick};

@@ -1,218 +1,22 @@
 //! The lock behind a budget and its children, and what is done when it is let go: grants are woken, victims
 //! closed, participants asked. What to do is decided by the [`Books`] under the lock, one step at a time.
-//! Knows connections only as [`Member`]s and [`Victim`]s.
+//! Knows connections only as [`Member`](super::member::Member)s and [`Victim`]s.
 
-use std::fmt;
 use std::sync::Arc;
-use std::task::Waker;
 
 use tokio::sync::Notify;
-use tokio::task;
 
-use super::books::{AccountId, Books, InVain, Lack, Ordinal, ROOT, SeatId, Step};
+use super::books::{Books, InVain, Lack, ROOT, Step};
 use super::holds::Holds;
+use super::member::{Seating, Victim};
+use super::partition::Partition;
 use super::reclaim::{Asked, Order};
-use super::slot::{Lease, Slot};
-use super::victim::{Glance, Hint};
-use crate::address::Address;
-use crate::clock::{self, Tick};
-use crate::error::DialError;
+use crate::clock;
 use crate::limit::Sizing;
-use crate::stats::{Event, Tally};
 use crate::sync::{
-    Apart, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local, wake_all,
+    Apart, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, thread_local, wake_all,
 };
 use crate::upkeep::{Deadlines, Keeper};
-
-/// What the ledger needs to know of an address. Called under the ledger's lock, except where it says
-/// otherwise; implementations take their own lock inside, and call nothing of the user's.
-pub(crate) trait Member: Send + Sync {
-    /// Where the address sits in the books, if it has slots or waits for some.
-    fn seating(&self) -> &Seating;
-    fn notice(&self) -> &'static Notice;
-    /// Gives up the idle connection that can be spared best. `None`: it has none, and will call
-    /// [`Books::heat`] when it has one again.
-    fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>>;
-    /// Hands a slot to the oldest of those who queue here; returns how many queue then. `Err`: nobody does.
-    fn serve(&self, slot: Slot) -> Result<(Option<Waker>, usize), Slot>;
-    /// How many queue here. The books know whether anybody does, and not always how many.
-    fn queued(&self) -> usize;
-    /// A slot to dial with came back unused, and so many dials are left. If fewer than callers who wait for one,
-    /// they queue for slots again; returns how many queue then, and whom to wake after the lock.
-    fn dial_ended(&self, dials: usize) -> Option<(usize, Vec<Waker>)>;
-    /// It has no slots left: like [`evict`](Self::evict) when it finds nothing.
-    fn cooled(&self);
-    fn partition(&self) -> &Arc<Partition>;
-    /// Connections that come back presently to those who queue there: nobody dials in their stead.
-    fn coming(&self) -> usize;
-    fn address(&self) -> &Address;
-    /// Since when its callers wait, each, and in which task.
-    fn waits(&self) -> Vec<(Tick, Option<task::Id>)>;
-    fn last_error(&self) -> Option<DialError>;
-    /// The budget is closed: nobody gets in any more, who waits is told, what is idle goes. Called without locks.
-    fn shut(&self);
-    /// Of the events that an address counts for itself, those so far. Its lock may be held.
-    fn counted(&self) -> [u64; COUNTED.len()];
-}
-
-/// What each address counts for itself, since it happens on the warm path. The budget is told when it leaves its seat.
-pub(crate) const COUNTED: [Event; 2] = [Event::Reused, Event::Wait];
-
-/// An idle connection on its way out.
-pub(crate) trait Victim: Send {
-    fn lease(&mut self) -> &mut Lease;
-    /// Its slot, for somebody else, who is not to use it before the connection is closed. `None`: it is elsewhere.
-    fn take_slot(&mut self) -> Option<Slot>;
-    /// Closes the connection and gives its slot back, if it has one. Called without locks; does not panic.
-    fn close(self: Box<Self>);
-}
-
-/// What an address lets the searches for victims know of itself: written under its lock, read without, and so a hint.
-#[derive(Debug)]
-pub(crate) struct Notice {
-    /// See [`Hint::pack`](super::victim::Hint::pack).
-    pub(crate) hint: AtomicU64,
-    /// Since when the oldest of several idle ones rests.
-    pub(crate) surplus_since: AtomicU32,
-    /// Idle connections that the keeper looks at just now.
-    pub(crate) lent: AtomicU32,
-}
-
-impl Default for Notice {
-    fn default() -> Self {
-        let hint = AtomicU64::new(Hint::UNSEEN.pack());
-        Self { hint, surplus_since: AtomicU32::new(0), lent: AtomicU32::new(0) }
-    }
-}
-
-impl Notice {
-    #[inline]
-    pub(crate) fn read(&self) -> Glance {
-        (self.hint.load(Ordering::Relaxed), self.surplus_since.load(Ordering::Relaxed))
-    }
-
-    /// How many connections seem to be idle.
-    pub(crate) fn idle(&self) -> usize {
-        usize::from(Hint::unpack(self.hint.load(Ordering::Relaxed)).idle)
-    }
-
-    #[inline]
-    pub(crate) fn lent(&self) -> usize {
-        self.lent.load(Ordering::Relaxed) as usize
-    }
-}
-
-/// The key of a member's seat, and what the books count as its demand. Written under the ledger's lock only.
-#[derive(Debug)]
-pub(crate) struct Seating {
-    seat: AtomicU32,
-    demand: AtomicU32,
-}
-
-impl Seating {
-    pub(crate) fn none() -> Self {
-        Self { seat: AtomicU32::new(Ordinal::to_word(None)), demand: AtomicU32::new(0) }
-    }
-
-    pub(crate) fn get(&self) -> Option<SeatId> {
-        Ordinal::from_word(self.seat.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn set(&self, seat: Option<SeatId>) {
-        self.seat.store(Ordinal::to_word(seat), Ordering::Relaxed);
-    }
-
-    pub(super) fn set_demand(&self, demand: u32) {
-        self.demand.store(demand, Ordering::Relaxed);
-    }
-}
-
-/// A budget or a child of one, as its handles, resources and slots hold it: on lines of its own, for every put reads it,
-/// and every slot that comes or goes counts in the [`Arc`].
-#[repr(align(128))]
-pub(crate) struct Partition {
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) account: AccountId,
-    parent: Option<Arc<Partition>>,
-    pub(crate) tally: Apart<Tally>,
-}
-
-impl Partition {
-    pub(crate) fn root(
-        limit: usize,
-        max_dialing: usize,
-        sizing: Option<Sizing>,
-        holds: Option<Arc<Holds>>,
-    ) -> Arc<Self> {
-        let ledger = Arc::new(Ledger {
-            published: Apart::default(),
-            grown: AtomicU64::new(NOBODY_GROWS),
-            foreign: AtomicUsize::new(sizing.map_or(0, |sizing| sizing.foreign)),
-            sizing,
-            measured: AtomicU64::new(0),
-            keeper: Arc::default(),
-            deadlines: Arc::default(),
-            holds,
-            closings: Notify::new(),
-            books: Mutex::new(Books::default()),
-        });
-        let partition = Self::open(ledger, None, 0, limit, max_dialing);
-        debug_assert_eq!(partition.account, ROOT);
-        partition
-    }
-
-    pub(crate) fn child(self: &Arc<Self>, floor: usize, limit: usize) -> Arc<Self> {
-        Self::open(Arc::clone(&self.ledger), Some(Arc::clone(self)), floor, limit, usize::MAX)
-    }
-
-    fn open(
-        ledger: Arc<Ledger>,
-        parent: Option<Arc<Partition>>,
-        floor: usize,
-        limit: usize,
-        max_dialing: usize,
-    ) -> Arc<Self> {
-        let above = parent.as_ref().map(|parent| parent.account);
-        let account = ledger.lock().open_account(above, floor, limit, max_dialing);
-        let partition = Arc::new(Self { ledger, account, parent, tally: Apart::default() });
-        let mut books = partition.ledger.lock();
-        books.set_partition(account, Arc::downgrade(&partition));
-        if floor > 0 {
-            // What somebody waits for may not be attainable any more: those behind it have their turn.
-            partition.ledger.settle(books);
-        } else {
-            partition.ledger.publish(&books);
-            drop(books);
-        }
-        partition
-    }
-
-    /// Counts an event here and in every budget above.
-    pub(crate) fn count(&self, event: Event, n: u64) {
-        let mut partition = Some(self);
-        while let Some(at) = partition {
-            at.tally.add(event, n);
-            partition = at.parent.as_deref();
-        }
-    }
-}
-
-impl Drop for Partition {
-    fn drop(&mut self) {
-        let mut books = self.ledger.lock();
-        if books.close_account(self.account) {
-            self.ledger.settle(books);
-        } else if self.parent.is_some() {
-            self.ledger.publish(&books);
-        }
-    }
-}
-
-impl fmt::Debug for Partition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Partition").field("account", &self.account).finish_non_exhaustive()
-    }
-}
 
 /// The shared state of a budget and all its children.
 pub(crate) struct Ledger {
@@ -259,6 +63,21 @@ impl Drop for Ledger {
 pub(crate) const NOBODY_GROWS: u64 = u64::MAX;
 
 impl Ledger {
+    pub(super) fn new(sizing: Option<Sizing>, holds: Option<Arc<Holds>>) -> Self {
+        Self {
+            published: Apart::default(),
+            grown: AtomicU64::new(NOBODY_GROWS),
+            foreign: AtomicUsize::new(sizing.map_or(0, |sizing| sizing.foreign)),
+            sizing,
+            measured: AtomicU64::new(0),
+            keeper: Arc::default(),
+            deadlines: Arc::default(),
+            holds,
+            closings: Notify::new(),
+            books: Mutex::new(Books::default()),
+        }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Books> {
         self.books.lock()
     }
@@ -273,7 +92,7 @@ impl Ledger {
     /// decided by it is who is served first, not who is served.
     #[inline]
     pub(crate) fn is_pressed_by_others(&self, seating: &Seating) -> bool {
-        self.published.pressure.load(Ordering::Relaxed) != seating.demand.load(Ordering::Relaxed) as usize
+        self.published.pressure.load(Ordering::Relaxed) != seating.demand() as usize
     }
 
     /// Whether more may be done for who waits than has been done, or nothing ever.
@@ -417,7 +236,7 @@ impl Ledger {
     }
 
     /// Writes what has changed: every put reads the line of memory that it is in (I8).
-    fn publish(&self, books: &Books) {
+    pub(super) fn publish(&self, books: &Books) {
         let Published { pressure, unsettled, lowered } = &*self.published;
         if pressure.load(Ordering::Relaxed) != books.pressure() {
             pressure.store(books.pressure(), Ordering::Relaxed);

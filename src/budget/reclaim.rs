@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
-use super::ledger::Partition;
+use super::partition::Partition;
 use crate::stats::Event;
 use crate::sync::{Ordering, fence};
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::books::SeatId;
 use super::holds::{Hold, Site};
-use super::ledger::Partition;
+use super::partition::Partition;
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
 
 /// What a slot is used for.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime;
 
-use crate::budget::ledger::Victim;
+use crate::budget::member::Victim;
 use crate::budget::slot::{Held, Kind, Lease, Slot};
 use crate::budget::{Hold, ResourceId, Site};
 use crate::clock;

@@ -18,7 +18,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::Bell;
-use crate::budget::ledger::Partition;
+use crate::budget::partition::Partition;
 use crate::clock::{self, Tick};
 use crate::runtime;
 use crate::stats::Event;

@@ -6,7 +6,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::turns::Turns;
 use super::{Account, AccountId, Books, ROOT, SEARCH_CHUNK, SeatId, Served, Step, Turn};
-use crate::budget::ledger::Victim;
+use crate::budget::member::Victim;
 use crate::budget::reclaim::Asked;
 use crate::budget::slot::Slot;
 use crate::clock;

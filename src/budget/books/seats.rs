@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::rows::Ordinal;
 use super::{AccountId, Books, Departing, SeatId, Wants};
-use crate::budget::ledger::{COUNTED, Member, Seating};
+use crate::budget::member::{COUNTED, Member, Seating};
 use crate::budget::queue::Place;
 use crate::budget::slot::{Kind, Use};
 use crate::stats::Event;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{AccountId, Books, Departing, SeatId, Wakes};
-use crate::budget::ledger::Partition;
+use crate::budget::partition::Partition;
 use crate::budget::slot::{Claim, Elsewhere, Kind, Lease, Slot, Tag, Use, Weight};
 use crate::limit;
 

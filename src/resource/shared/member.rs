@@ -7,7 +7,8 @@ use tokio::task;
 
 use super::{Grant, Shared};
 use crate::address::Address;
-use crate::budget::ledger::{COUNTED, Member, Notice, Partition, Seating, Victim};
+use crate::budget::member::{COUNTED, Member, Notice, Seating, Victim};
+use crate::budget::partition::Partition;
 use crate::budget::slot::Slot;
 use crate::clock::Tick;
 use crate::error::DialError;

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::callers::Callers;
-use crate::budget::ledger::Notice;
+use crate::budget::member::Notice;
 use crate::budget::queue::Place;
 use crate::budget::victim::Hint;
 use crate::clock::Tick;

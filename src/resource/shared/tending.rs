@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{Shared, State};
-use crate::budget::ledger::Partition;
+use crate::budget::partition::Partition;
 use crate::clock::Tick;
 use crate::conn::Entry;
 use crate::dial::Fitness;
