@@ -21,8 +21,9 @@ use crate::runtime;
 use crate::upkeep;
 
 mod slow;
+mod waiting;
 
-use slow::Slow;
+use waiting::Slow;
 
 /// Gets a connection; made by [`ConnResource::get`].
 ///
@@ -292,8 +293,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             std::mem::replace(&mut self.stage, Stage::Idle)
         {
             let mut slow = Slow::new(caller);
-            slow.place = Some(place);
-            slow.wait_ends = wait_ends;
+            slow.goes_on_waiting(place, wait_ends);
             self.stage = Stage::Slow(Box::new(slow));
         }
         self.slow()

@@ -27,6 +27,7 @@ mod dials;
 mod haste;
 mod line;
 mod member;
+mod rare;
 mod rest;
 mod reuse;
 mod state;

@@ -2,60 +2,23 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::waiting::Slow;
 use super::{Behind, Get, Stage};
 use crate::budget::queue::{Cell, Place};
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::conn::Conn;
 use crate::error::{GetError, Phase};
-use crate::patience::{End, Patience};
+use crate::patience::End;
 use crate::resource::attempt::{Attempt, random};
 use crate::resource::shared::{Begun, Caller, Failure, Grant, Left, Missed, Queued, Shared, Wants};
 use crate::runtime;
 use crate::stats::Event;
 use crate::upkeep;
-
-/// What a get that cannot be served at once keeps.
-pub(super) struct Slow<'a, C> {
-    pub(super) caller: Arc<Caller<C>>,
-    /// In line; `None` once it was served or has left.
-    pub(super) place: Option<Place>,
-    /// Its dial, with the runtime it is polled on.
-    attempt: Option<(Attempt, Option<Handle>)>,
-    /// Kept until that has an outcome for this caller, or the caller queues again.
-    dialled: Option<Dialled>,
-    deadline: Option<Instant>,
-    wait_deadline: Option<Instant>,
-    /// What came of its own haste.
-    haste: Option<Box<Haste>>,
-    /// When its wait ends, while it has no timer. `NEVER`: it does not, or has one.
-    pub(super) wait_ends: Tick,
-    pub(super) patience: Patience<'a>,
-}
-
-/// A dial of a caller's own.
-struct Dialled {
-    began: Tick,
-    timeout: Option<Duration>,
-    /// It has served another, on whose dial the caller counts since: until when, if not for as long as that takes.
-    counts: Option<Option<Instant>>,
-}
-
-/// Dials that a timeout of its own has failed: after those it rests for a while, in line as if it had a dial.
-struct Haste {
-    failures: u32,
-    /// While it rests: until when, and when it looks whether all has been closed. The books do not know of it.
-    rests: Option<(Instant, Instant)>,
-}
-
-/// How often who rests looks.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Where a caller ended up that wanted to get in line.
 enum Lined<C> {
@@ -114,20 +77,13 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         let slot = slot.filter(|slot| slot.weight() > 0);
         let mut slow = Slow::new(self.caller(Cell::new(now, None), here.as_ref().map(Handle::id)));
         let wait = self.wait_timeout.or(wait_timeout);
-        let is_long = self.timeout.is_none() && wait.is_none_or(|wait| wait >= upkeep::LONG_WAIT);
         let stand = |rests, slot| shared.enqueue(&slow.caller, slot, rests, None);
         let (place, begun) = match self.line_up(rests, slot, stand) {
             Lined::At(place, begun) => (place, begun),
             Lined::Served(conn) => return Some(Ok(conn)),
             Lined::Refused(failure) => return Some(Err(self.failed(failure, now))),
         };
-        slow.place = Some(place);
-        slow.deadline = self.timeout.and_then(clock::deadline);
-        if is_long {
-            slow.wait_ends = wait.map_or(Tick::NEVER, |wait| now.after(wait));
-        } else {
-            slow.wait_deadline = wait.and_then(clock::deadline);
-        }
+        slow.begin_wait(place, self.timeout, wait, now);
         if let Some(token) = self.token {
             slow.patience.cancel(token);
         }
@@ -182,22 +138,19 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             begun.terms.hasty = begun.terms.timeout.is_none_or(|usual| timeout < usual);
             begun.terms.timeout = Some(timeout);
         }
-        slow.dialled = Some(Dialled { began: now, timeout: begun.terms.timeout, counts: None });
+        let timeout = begun.terms.timeout;
         let attempt = shared.attempt(begun, slow.place, runtime.as_ref().map(Handle::id));
-        slow.attempt = Some((attempt, runtime));
+        slow.dial((attempt, runtime), now, timeout);
     }
 
     pub(super) fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Conn<C>, GetError>> {
         loop {
             let slow = self.slow();
-            let began = slow.caller.cell.since;
-            let mut lay = false;
+            let mut in_this_poll = false;
             let granted = match slow.caller.cell.begin_poll() {
-                Ok(grant) => {
-                    lay = true;
-                    Poll::Ready(grant)
-                }
+                Ok(grant) => Poll::Ready(grant),
                 Err(waker) => {
+                    in_this_poll = true;
                     // Out of its place while it is polled: if it panics, it is dropped, and its slot given back (I7).
                     if let Some((mut attempt, runtime)) = slow.attempt.take()
                         && attempt.as_mut().poll(cx).is_pending()
@@ -207,64 +160,14 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                     slow.caller.cell.end_poll(waker, cx)
                 }
             };
-            match granted {
-                Poll::Ready(Grant::Slot(slot)) => {
-                    if self.resource.shared().is_closed() {
-                        drop(slot);
-                        let error = self.failed(Failure::Closed, began);
-                        drop(self.leave_line());
-                        return Poll::Ready(Err(error));
-                    }
-                    let here = Handle::try_current().ok();
-                    let runtime = here.as_ref().map(Handle::id);
-                    if runtime != self.slow().caller.wants.runtime {
-                        // It would not be given what it dials here.
-                        let place = self.step_out_to_want(runtime);
-                        drop(slot); // it is no dial's
-                        match self.line_up_again(None, place) {
-                            None => continue,
-                            Some(done) => return self.end(done),
-                        }
-                    }
-                    let shared = self.resource.shared();
-                    upkeep::grow_back(shared.partition());
-                    let begun = shared.begin_dial(slot);
-                    self.dial(begun, here, clock::now());
-                    continue;
+            if let Poll::Ready(grant) = granted {
+                match self.take(grant, in_this_poll) {
+                    None => continue,
+                    Some(done) => return self.end(done),
                 }
-                Poll::Ready(Grant::Conn(entry)) => {
-                    let place = slow.place.take();
-                    // What its own dial has just made is as good as that told.
-                    let as_told = !lay && entry.is_new();
-                    let judged = if as_told { Ok(entry) } else { Shared::judge_handed(entry) };
-                    match judged.map(|entry| Conn::new(entry, self.site)) {
-                        Ok(conn) => return self.end(Ok(conn)),
-                        Err(slot) => match self.line_up_again(slot, place) {
-                            None => continue,
-                            Some(done) => return self.end(done),
-                        },
-                    }
-                }
-                Poll::Ready(Grant::Failed(failure)) => {
-                    let place = slow.place.take();
-                    let tries_again = slow.caller.wants.patient && !slow.caller.immediate;
-                    if let (Failure::Timeout { hasty: true }, Some(place), true) =
-                        (&failure, place, tries_again)
-                    {
-                        match self.rest_from_haste(place) {
-                            None => continue,
-                            Some(done) => return self.end(done),
-                        }
-                    }
-                    if let Failure::Closed = failure {
-                        slow.attempt = None; // nobody is to have what it makes
-                    }
-                    let error = self.failed(failure, began);
-                    return self.end(Err(error));
-                }
-                Poll::Pending => {}
             }
-            let (place, dials, has_dialled) = (slow.place, slow.attempt.is_some(), slow.dialled.is_some());
+            let slow = self.slow();
+            let (place, dials, has_dialled) = (slow.place, slow.attempt.is_some(), slow.has_dialled());
             let may_queue = !dials && (has_dialled || self.immediate);
             let queues_again = may_queue && self.resource.shared().is_queued(place);
             if self.immediate && queues_again {
@@ -272,10 +175,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
             }
             let slow = self.slow();
-            let patient_until = match slow.attempt {
-                None => slow.keep_wait(queues_again).into_iter().chain(slow.deadline).min(),
-                Some(_) => slow.deadline,
-            };
+            let patient_until = slow.patient_until(queues_again);
             let look = slow.next_look().filter(|look| patient_until.is_none_or(|end| *look < end));
             slow.patience.until(look.or(patient_until));
             let end = std::task::ready!(slow.patience.poll(cx));
@@ -293,16 +193,70 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         }
     }
 
+    /// What it was granted, in this very poll or before. `Some`: it is over.
+    fn take(&mut self, grant: Grant<C>, in_this_poll: bool) -> Option<Result<Conn<C>, GetError>> {
+        let slow = self.slow();
+        let began = slow.caller.cell.since;
+        match grant {
+            Grant::Slot(slot) => self.dial_as_granted(slot),
+            Grant::Conn(entry) => {
+                let place = slow.place.take();
+                // What its own dial has just made is as good as that told.
+                let judged =
+                    if in_this_poll && entry.is_new() { Ok(entry) } else { Shared::judge_handed(entry) };
+                match judged {
+                    Ok(entry) => Some(Ok(Conn::new(entry, self.site))),
+                    Err(slot) => self.line_up_again(slot, place),
+                }
+            }
+            Grant::Failed(failure) => {
+                let place = slow.place.take();
+                let tries_again = slow.caller.wants.patient && !slow.caller.immediate;
+                if let (Failure::Timeout { hasty: true }, Some(place), true) = (&failure, place, tries_again)
+                {
+                    return self.rest_from_haste(place);
+                }
+                if let Failure::Closed = failure {
+                    slow.attempt = None; // nobody is to have what it makes
+                }
+                Some(Err(self.failed(failure, began)))
+            }
+        }
+    }
+
+    /// Dials with the slot that it waited for, unless all was closed meanwhile. `Some`: it is over.
+    fn dial_as_granted(&mut self, slot: Slot) -> Option<Result<Conn<C>, GetError>> {
+        let began = self.slow().caller.cell.since;
+        let shared = self.resource.shared();
+        if shared.is_closed() {
+            drop(slot);
+            let error = self.failed(Failure::Closed, began);
+            drop(self.leave_line());
+            return Some(Err(error));
+        }
+        let here = Handle::try_current().ok();
+        let runtime = here.as_ref().map(Handle::id);
+        if runtime != self.slow().caller.wants.runtime {
+            // It would not be given what it dials here.
+            let place = self.step_out_to_want(runtime);
+            drop(slot); // it is no dial's
+            return self.line_up_again(None, place);
+        }
+        let shared = self.resource.shared();
+        upkeep::grow_back(shared.partition());
+        let begun = shared.begin_dial(slot);
+        self.dial(begun, here, clock::now());
+        None
+    }
+
     /// After a dial that its own haste failed, it waits for a while for nothing but what comes back, or is dialled by others:
     /// it stands in line as if it had a dial. `Some`: it is over.
     #[cold]
     fn rest_from_haste(&mut self, place: Place) -> Option<Result<Conn<C>, GetError>> {
-        let before = self.slow().haste.as_ref().map_or(0, |haste| haste.failures);
+        let before = self.slow().failures_of_haste();
         let shared = self.resource.shared();
         let pause = shared.setting(|settings| settings.dialing.pause_after_haste(before, random()));
-        let rests = clock::deadline(pause).map(|end| (end, end.min(clock::instant() + LOOK)));
-        self.slow().part_with_dial(clock::now());
-        self.slow().haste = Some(Box::new(Haste { failures: before.saturating_add(1), rests }));
+        self.slow().rest_from_haste(pause);
         self.line_up_again(None, Some(place))
     }
 
@@ -452,62 +406,5 @@ impl<'a, C> Get<'a, C> {
 fn go_on<C>(shared: &Shared<C>, (attempt, runtime): (Attempt, Option<Handle>)) {
     if let Some(runtime) = runtime {
         shared.detach(attempt, &runtime);
-    }
-}
-
-impl<C> Slow<'_, C> {
-    fn rests(&self) -> bool {
-        self.next_look().is_some()
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        self.haste.as_ref()?.rests.map(|(_, look)| look)
-    }
-
-    /// Without a dial of its own it keeps its time itself: when it gives up to wait. That is for a slot; or for another's dial,
-    /// which may take as long as its own might have, if it does not try again whatever happens.
-    fn keep_wait(&mut self, queues_again: bool) -> Option<Instant> {
-        let now = clock::now();
-        if queues_again || self.caller.wants.patient {
-            self.part_with_dial(now);
-        }
-        if let Some(Dialled { began, timeout, counts }) = &mut self.dialled {
-            let end = |timeout: Duration| clock::deadline(began.after(timeout).since(now));
-            return *counts.get_or_insert_with(|| timeout.and_then(end));
-        }
-        if self.wait_ends != Tick::NEVER {
-            let wait_ends = std::mem::replace(&mut self.wait_ends, Tick::NEVER);
-            self.wait_deadline = clock::deadline(wait_ends.since(now));
-        }
-        self.wait_deadline
-    }
-
-    /// Its dial is nothing to it any more: while it had one, it waited for no slot.
-    fn part_with_dial(&mut self, now: Tick) {
-        if let Some(Dialled { began, .. }) = self.dialled.take() {
-            let dialled = now.since(began);
-            self.wait_ends = self.wait_ends.after(dialled);
-            self.wait_deadline = self.wait_deadline.and_then(|end| end.checked_add(dialled));
-        }
-    }
-
-    /// Its time to look has come, or its rest is over.
-    fn look(&mut self) {
-        let Some(Haste { rests, .. }) = self.haste.as_deref_mut() else { return };
-        *rests = rests.filter(|(end, look)| look < end).map(|(end, look)| (end, end.min(look + LOOK)));
-    }
-
-    pub(super) fn new(caller: Arc<Caller<C>>) -> Self {
-        Self {
-            caller,
-            place: None,
-            attempt: None,
-            dialled: None,
-            deadline: None,
-            wait_deadline: None,
-            haste: None,
-            wait_ends: Tick::NEVER,
-            patience: Patience::default(),
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::callers::Detached;
+use super::rare::Detached;
 use super::{Aside, Failure, Locked, Shared};
 use crate::conn::Entry;
 use crate::resource::settings::Settings;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::runtime;
 
-use super::callers::{Rare, Stood};
+use super::callers::Stood;
+use super::rare::Rare;
 use super::reuse::Counted;
 use super::{Begun, Caller, Failure, Grant, Locked, Shared, State, Waiter};
 use crate::budget::books::{Books, SeatId};

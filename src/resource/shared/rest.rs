@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::callers::{Grant, Next, Rare, Waiter};
+use super::callers::{Grant, Waiter};
+use super::rare::{Next, Rare};
 use super::{Locked, Shared, State};
 use crate::budget::books::Books;
 use crate::conn::Entry;
