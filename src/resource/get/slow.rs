@@ -194,6 +194,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// What it was granted, in this very poll or before. `Some`: it is over.
+    #[inline]
     fn take(&mut self, grant: Grant<C>, in_this_poll: bool) -> Option<Result<Conn<C>, GetError>> {
         let slow = self.slow();
         let began = slow.caller.cell.since;
@@ -225,6 +226,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
     }
 
     /// Dials with the slot that it waited for, unless all was closed meanwhile. `Some`: it is over.
+    #[inline]
     fn dial_as_granted(&mut self, slot: Slot) -> Option<Result<Conn<C>, GetError>> {
         let began = self.slow().caller.cell.since;
         let shared = self.resource.shared();

@@ -65,6 +65,7 @@ impl<C> Slow<'_, C> {
     }
 
     /// Gets in line, where the whole get and the wait may take so long. A long wait needs no timer until it looks after itself.
+    #[inline]
     pub(super) fn begin_wait(
         &mut self,
         place: Place,
@@ -87,6 +88,7 @@ impl<C> Slow<'_, C> {
     }
 
     /// Begins a dial of its own.
+    #[inline]
     pub(super) fn dial(
         &mut self,
         attempt: (Attempt, Option<Handle>),
@@ -116,6 +118,7 @@ impl<C> Slow<'_, C> {
     }
 
     /// When it gives up, as things are.
+    #[inline]
     pub(super) fn patient_until(&mut self, queues_again: bool) -> Option<Instant> {
         match self.attempt {
             None => self.keep_wait(queues_again).into_iter().chain(self.deadline).min(),
