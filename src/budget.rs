@@ -113,13 +113,13 @@ impl Budget {
     }
 
     /// Slots that may be used now: [`limit`](Self::limit), less what the rest of the process has open by now beyond what
-    /// it had, if the limit was computed from the process's; and less what running out of descriptors has taught. Slots of
-    /// other budgets of the process are no part of that rest: give each budget a limit such that they fit beside each other.
+    /// it had, if the limit was computed from the process's; and less what a recent lack of descriptors has taken off. Slots
+    /// of the process's other budgets are not counted in that rest: choose limits that fit beside each other.
     ///
-    /// The rest of the process is counted when somebody has to wait or to dial, and while the limit is lowered; not more
-    /// often than every 10 ms. A dial that finds no descriptor (`EMFILE`, `ENFILE`) lowers it to what is open; it is whole
-    /// again 1.6 s after the last time, or when the runtime ends on which that was seen to. Outside of a runtime a thread sees
-    /// to that, while the limit is lowered.
+    /// The rest of the process is counted when somebody has to wait or to dial, and while the limit is lowered: at most every
+    /// 10 ms where the kernel tells the number (Linux 6.2 and newer), else every second. A dial that finds no descriptor
+    /// (`EMFILE`, `ENFILE`) lowers the limit to what is open; it has grown back 1.6 s after the last such dial. A task of the
+    /// dial's runtime sees to that (if that runtime ends, the limit is back at once); outside of a runtime, a thread.
     pub fn effective_limit(&self) -> usize {
         self.partition.ledger.lock().effective_limit(self.partition.account)
     }
@@ -127,10 +127,10 @@ impl Budget {
     /// Changes the limit. Takes effect at once: growing serves those who wait, shrinking closes idle
     /// connections, and those in use when they are put. Nothing in use is cut off.
     ///
-    /// Who waits in [`acquire`](Self::acquire) or [`blocking_acquire`](Self::blocking_acquire) for more slots than the
-    /// limit now is gets [`AcquireError::Exhausted`] when its turn comes. With a limit of 0 that is all of them, and at
-    /// once, but for those who have a [`get`](crate::ConnResource::get) before them: gets that wait go on waiting for
-    /// better times, until their own time is over. Whoever comes then is refused at once.
+    /// A waiting [`acquire`](Self::acquire) or [`blocking_acquire`](Self::blocking_acquire) for more slots than the new
+    /// limit gets [`AcquireError::Exhausted`] when its turn comes. With a limit of 0 all of them get it at once, except
+    /// those behind a waiting [`get`](crate::ConnResource::get): waiting gets go on waiting, in case the limit is raised
+    /// again, until their own timeouts. Later callers are refused at once.
     pub fn set_limit(&self, limit: usize) {
         let ledger = &self.partition.ledger;
         let mut books = ledger.lock();
@@ -186,9 +186,8 @@ impl Budget {
 
     /// A part of this budget: never more than `at_most` of its slots.
     ///
-    /// Its slots are slots of this budget too. Who waits in it waits in turn among themselves, and the child
-    /// takes turns with this budget's own waiters as one of them. When the child is at its limit, only
-    /// connections of its own are closed for it.
+    /// Its slots are slots of this budget too. Its callers take turns among themselves; towards this budget's own callers
+    /// the child counts as one. When the child is at its limit, only connections of its own are closed for it.
     pub fn child(&self, at_most: usize) -> Budget {
         self.part(0, at_most)
     }

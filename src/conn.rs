@@ -105,9 +105,9 @@ impl<C> Conn<C> {
     /// its lifetime or uses, an error or the end went through it, its slot is wanted elsewhere, or there are
     /// enough idle ones. Does not wait.
     ///
-    /// In a thread without a runtime, while nothing else of the budget rests, it does not begin the task that looks after
-    /// idle connections: this one is closed for its age, or with its peer, when the next get finds it so, or once a
-    /// connection of the budget is dialled or put in a runtime.
+    /// Outside of a runtime, if nothing else of the budget is idle, it does not start the task that looks after idle
+    /// connections. This one is then closed, for its age or because its peer closed it, only when a get next comes upon it,
+    /// or once a connection of the budget is dialled or put in a runtime.
     #[doc(alias = "release")]
     #[doc(alias = "recycle")]
     #[inline]
@@ -157,8 +157,8 @@ impl<C> Conn<C> {
     /// Takes the connection out of the pool. It is still counted, as [`held`](crate::BudgetStats::held), until
     /// the value is dropped.
     ///
-    /// If the dial moved its slot elsewhere ([`DialContext::hold`](crate::DialContext::hold)), it stays there,
-    /// and the slot here stands for nothing.
+    /// If the dial moved its slot elsewhere ([`DialContext::hold`](crate::DialContext::hold)), the slot stays there, and
+    /// the value returned counts for none.
     #[doc(alias = "hijack")]
     #[doc(alias = "take")]
     #[doc(alias = "detach")]

@@ -42,7 +42,8 @@ pub use unix::Unix;
 /// A dialer belongs to its resource for good, so that a connection's identity (address, name, certificates)
 /// can never be mixed up. Connections may be streams, or handles of a protocol.
 ///
-/// A panic in any of these costs the caller it happened in, and nobody else.
+/// A panic in one of these costs at most the caller or the connection it was for; see the
+/// [guide](crate::guide::dialers#what-each-method-promises).
 ///
 /// # Examples
 ///
@@ -102,9 +103,9 @@ pub trait Dial: Send + Sync + 'static {
         None
     }
 
-    /// Whether a connection leads where the address now does. Asked of idle connections, and of those in use when
-    /// they are put, after [`watch`](Self::watch) was ready; those that do not are closed. Must not wait. One for which it
-    /// panics is closed, and the panic counted.
+    /// Whether a connection leads where the address now does. Asked after [`watch`](Self::watch) was ready: of idle
+    /// connections at once, of those in use when they are put. If it does not, the connection is closed. Must not wait. A
+    /// connection for which it panics is closed, and the panic counted.
     fn is_current(&self, address: &Address, conn: &Self::Conn) -> bool {
         let _ = (address, conn);
         true
@@ -156,9 +157,9 @@ impl<D: Dial> Dial for Arc<D> {
 pub enum Fitness {
     /// It can be given out.
     Fit,
-    /// Not now, but it is to be kept: all its streams are taken, say. Nobody tells the pool when that changes: a
-    /// caller that waits at `max_conns` beside a busy connection is not given it before the next put. One that is busy when it
-    /// is put, and handed to a caller that waits, is closed, and its slot dialled with.
+    /// Not now, but it is to be kept: all its streams are taken, say. The pool is not told when that changes: a caller
+    /// waiting at `max_conns` is not given a busy connection before it is next put. One that is busy when it is put and handed
+    /// to a waiting caller is closed, and that caller dials with its slot.
     Busy,
     /// The peer closed it.
     Closed,

@@ -331,8 +331,8 @@ impl DialError {
         self.io_errors().next().map(io::Error::kind)
     }
 
-    /// Whether dialing again cannot mend it. Malformed addresses are; everything else of the network may pass.
-    /// An [`io::Error`] of kind `InvalidInput` is too, unless it is the system's own (`EINVAL`).
+    /// Whether dialing again cannot mend it: it was [marked so](Self::permanent), the address is malformed, or it was made
+    /// of an [`io::Error`] of kind `InvalidInput` that is not the system's own (`EINVAL`). Every other I/O error may pass.
     pub fn is_permanent(&self) -> bool {
         self.0.permanent
     }

@@ -22,10 +22,9 @@ use table::{Shard, Table};
 ///
 /// For programs whose addresses are not known beforehand: proxies, crawlers, clients of services that come and go. An
 /// address that was not asked for in [`forget_after`](PeersBuilder::forget_after), has nothing open and whose resource
-/// nobody holds is forgotten, with the memory of how often it is wanted. That is seen to bit by bit by those who ask
-/// for others: no call takes long for it, and there is no task. One that has its stock
-/// ([`min_idle`](ConnResourceBuilder::min_idle)) has something open, and is not forgotten until it is
-/// [told to](Peers::retain).
+/// nobody holds is forgotten, with the memory of how often it is wanted. Calls for other addresses do the forgetting, a
+/// few at a time: no call takes long for it, and there is no task. An address with a stock
+/// ([`min_idle`](ConnResourceBuilder::min_idle)) has something open, and is forgotten only by [`retain`](Peers::retain).
 ///
 /// A handle: cheap to clone. When the last clone is dropped, so are its handles of the resources.
 ///
@@ -150,7 +149,7 @@ impl<C: Send + 'static> Peers<C> {
         self.shared.table.shard(address).0.lock().peek(address)
     }
 
-    /// [`ConnResource::schedule_close`], if the address is known: whether it is.
+    /// [`ConnResource::schedule_close`], if the address is known. Returns whether it is.
     #[doc(alias = "ScheduleClose")]
     pub fn schedule_close(&self, address: impl AsRef<str>) -> bool {
         let known = self.find(address);
@@ -188,7 +187,7 @@ impl<C: Send + 'static> Peers<C> {
 
     /// The resources of all known addresses, in no particular order. Those that come or go meanwhile may be missed.
     ///
-    /// Holds handles of a part of them at a time, which are not forgotten as long.
+    /// Holds handles of some of them at a time; those are not forgotten meanwhile.
     pub fn iter(&self) -> impl Iterator<Item = ConnResource<C>> + Send + '_ {
         self.shared.table.shards().iter().flat_map(|shard| shard.lock().all())
     }
@@ -263,8 +262,9 @@ impl<D: Dial> PeersBuilder<D> {
         self
     }
 
-    /// What each resource is to be like. Called for each new address, at times twice at once, outside of all locks;
-    /// of two made for one address, one is dropped unused. Default: as [`ConnResourceBuilder`] says.
+    /// What each resource is to be like. Called for each new address, outside of all locks. If two callers ask for a new
+    /// address at once, it may be called twice, and one of the two resources is dropped unused. Default: as
+    /// [`ConnResourceBuilder`] says.
     pub fn configure(
         mut self,
         configure: impl Fn(ConnResourceBuilder<D::Conn>) -> ConnResourceBuilder<D::Conn> + Send + Sync + 'static,

@@ -331,22 +331,22 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
         self
     }
 
-    /// How many connections may rest; when one more is put, the oldest goes. 0: none is ever reused but by a
-    /// caller that waits. Default: no limit but the budget.
+    /// How many connections may rest; when one more is put, the oldest goes. 0: a connection that is put goes to a waiting
+    /// caller or is closed. Default: no limit but the budget.
     pub fn max_idle(mut self, conns: usize) -> Self {
         self.settings.max_idle = conns;
         self
     }
 
-    /// How many connections to keep in stock. Filled in the background, one dial after the other, when the resource is
-    /// made, when a get finds too few, and when some are closed by their peer, for their age, since the address moved, or by
-    /// [`schedule_close`](ConnResource::schedule_close); with free slots only. They do not end by
-    /// [`idle_timeout`](Self::idle_timeout), but are not protected from eviction. Default: 0.
+    /// How many idle connections to keep in stock. Filled in the background, one dial after the other: when the resource is
+    /// made, when a get finds too few, and when idle ones are closed by their peer, because of their age, because the address
+    /// moved, or by [`schedule_close`](ConnResource::schedule_close). It takes free slots only. The stock does not end by
+    /// [`idle_timeout`](Self::idle_timeout), but is not protected from eviction. Default: 0.
     ///
-    /// Where there was no free slot, and after evictions, it is tried again as often as the longest pause of
-    /// [`backoff`](Self::backoff). After a dial for the stock that fails, and after the third connection of it in a row that
-    /// its peer ends before it has served, the next is dialled after such a pause, the first of which is short. Callers do
-    /// not pause with it: they dial for themselves.
+    /// If no slot was free, and after evictions, it tries again at intervals of the longest pause of
+    /// [`backoff`](Self::backoff). A failed dial for the stock is followed by a pause as `backoff` has it, short at first; so
+    /// is the third stock connection in a row that its peer ends before it has served. Callers are not held up by these
+    /// pauses: they dial for themselves.
     pub fn min_idle(mut self, conns: usize) -> Self {
         self.settings.min_idle = conns;
         self
@@ -390,8 +390,8 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     }
 
     /// How many dials a burst of callers begins with. Each one that serves a caller allows for one more at a time, so
-    /// that their number doubles for as long as no connection comes back; and so it does after each 250 ms in which they have not
-    /// ended. At least 1. Default: 2.
+    /// that their number doubles for as long as no connection comes back; and so it does after each 250 ms in which they
+    /// have not ended. At least 1. Default: 2.
     pub fn initial_dialing(mut self, dials: usize) -> Self {
         self.settings.dialing.first = dials.max(1);
         self

@@ -79,8 +79,8 @@ counters! {
     /// Dials that failed, timed out or were given up. Not those that found no descriptor, and whose caller waits for a slot
     /// again: these are counted by `emfile`.
     DialFailure => dial_failures,
-    /// Connections given out that had served before, or had rested (one dialled for the stock, say). One that is about to be
-    /// found unfit is counted for that moment.
+    /// Connections given out that had served before, or had rested (one dialled for the stock, say). One that is taken out
+    /// and found unfit is counted only until that is found.
     Reused => reused,
     /// Connections closed because somebody else needed the slot: idle ones, and those put while somebody waits elsewhere.
     Evicted => evicted,

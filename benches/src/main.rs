@@ -127,7 +127,8 @@ fn usage(mistake: &str) -> ExitCode {
     let names: Vec<_> = CASES.iter().chain(&LONG).map(|(name, _)| *name).collect();
     eprintln!(
         "{mistake}: no such case\nusage: fdpool-benches [{} ...]\n       fdpool-benches warm-loop stream|unit PAIRS\n       \
-         fdpool-benches wait-loop fdpool|handrolled PAIRS\n       fdpool-benches dial-loop raw|fdpool|unit DIALS",
+         fdpool-benches wait-loop fdpool|handrolled PAIRS\n       fdpool-benches dial-loop raw|fdpool|unit DIALS\n       \
+         fdpool-benches evict-loop ADDRESSES GETS",
         names.join(" | ")
     );
     ExitCode::from(2)

@@ -22,7 +22,7 @@ pub(crate) trait Member: Send + Sync {
     fn seating(&self) -> &Seating;
     fn notice(&self) -> &'static Notice;
     /// Gives up the idle connection that can be spared best. `None`: it has none, and will call
-    /// [`Books::heat`] when it has one again.
+    /// [`Books::heat`](super::books::Books::heat) when it has one again.
     fn evict(self: Arc<Self>) -> Option<Box<dyn Victim>>;
     /// Hands a slot to the oldest of those who queue here; returns how many queue then. `Err`: nobody does.
     fn serve(&self, slot: Slot) -> Result<(Option<Waker>, usize), Slot>;

@@ -140,10 +140,10 @@ impl<'a, C> Get<'a, C> {
 
     /// How long the dial may take, counted from when a slot is held. Default: the resource's, which is 10 s.
     ///
-    /// The dial's, not the get's: one that is served by another's dial meanwhile leaves its own to others. One that
-    /// [waits until the address is ready](Self::wait_for_ready), and whose dial fails by a timeout shorter than the
-    /// resource's, tries again after a pause as long as those of
-    /// [`backoff`](crate::ConnResourceBuilder::backoff); nobody else pauses for it.
+    /// It limits the dial, not the get: a get that another's dial serves leaves its own dial to others. If a get
+    /// [waits until the address is ready](Self::wait_for_ready), and this timeout, being shorter than the resource's, ends
+    /// its dial, then that get alone pauses, for as long as [`backoff`](crate::ConnResourceBuilder::backoff) says, and
+    /// tries again.
     #[doc(alias = "connect_timeout")]
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.dial_timeout = Some(timeout);
@@ -151,17 +151,19 @@ impl<'a, C> Get<'a, C> {
     }
 
     /// Does not wait for a slot or for the address: [`GetError::Exhausted`] or [`GetError::AddressBusy`]
-    /// instead. May close another address's idle connection; dials. Where the address has all it may have
-    /// (`max_conns`), one that is idle and being looked after just then, for microseconds, is not waited for.
+    /// instead. May close another address's idle connection; dials. At an address at `max_conns` it does not wait either for
+    /// an idle connection that the background task is looking at just then, which takes microseconds.
     pub fn immediate(mut self) -> Self {
         self.immediate = true;
         self
     }
 
     /// Waits also while the address pauses after failed dials, and tries again when a dial fails, until one succeeds or
-    /// the time is over. Not after a failure that is [permanent](crate::DialError::is_permanent). Without it, a get
-    /// that would have to dial meanwhile fails at once with the last dial's error; see
-    /// [`backoff`](crate::ConnResourceBuilder::backoff); without pauses it fails as any other.
+    /// the time is over. Not after a failure that is [permanent](crate::DialError::is_permanent).
+    ///
+    /// Without this option, a get that would have to dial during a pause fails at once with the last dial's error: see
+    /// [`backoff`](crate::ConnResourceBuilder::backoff). If pauses are turned off there, a failed dial ends this get as it
+    /// does any other.
     pub fn wait_for_ready(mut self) -> Self {
         self.wait_for_ready = true;
         self
@@ -182,8 +184,8 @@ impl<'a, C> Get<'a, C> {
     ///
     /// # Errors
     ///
-    /// The get fails with [`GetError::ForeignSlot`] if the slot is not of the resource's own budget: not of another
-    /// one, nor of its parent or child.
+    /// The get fails with [`GetError::ForeignSlot`] unless the slot is of the resource's own budget: one of a parent, a
+    /// child or any other budget is refused.
     pub fn with_slot(mut self, slot: Slot) -> Self {
         self.slot = Some(Box::new(slot));
         self

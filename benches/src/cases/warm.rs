@@ -47,8 +47,8 @@ pub fn run(report: &mut Report) {
         let units = measure::in_turn(contenders, ROUNDS, PAIRS).await;
 
         let notes = format!(
-            "get + put of an idle connection, one task, one address; {ROUNDS} rounds of {PAIRS} pairs. All look for \
-             bytes or the end of the stream (`try_read`) before they give it out."
+            "get + put of an idle connection, one task, one address; {ROUNDS} rounds of {PAIRS} pairs. All but \
+             the last look for bytes or the end of the stream before they give it out."
         );
         let table = timings(&streams, named(&streams, BASE));
         report.section("warm: a live TcpStream", &notes, &table);
