@@ -297,7 +297,10 @@ async fn slow_lookups_cost_nobody_a_connection_and_are_few() {
     for address in &addresses {
         setting.tcp.dial(address, &DialContext::detached()).await.unwrap();
     }
-    assert_eq!(setting.script.asked() - asked, 2, "four go on, as many as there are places");
+    assert_eq!(setting.script.asked(), asked, "a resolver that is slow is not asked again so soon");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    setting.tcp.dial(&addresses[5], &cx).await.unwrap();
+    assert_eq!(setting.script.asked(), asked + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,11 +402,105 @@ async fn a_dial_that_goes_on_without_its_lookup_needs_a_slot_for_it() {
     settle().await;
     assert_eq!((budget.stats().in_use, budget.stats().held), (1, 0));
 
-    let error = resource.get().await.unwrap_err();
-    assert!(matches!(error, GetError::DialTimeout { .. }), "no slot for it: {error}");
+    let addresses: Vec<_> = (0..5).map(|n| Address::from((format!("name{n}.test"), setting.port))).collect();
+    setting.script.say_ips(&[OLD]);
+    for address in &addresses {
+        setting.tcp.dial(address, &DialContext::detached()).await.unwrap();
+    }
+    setting.script.say(Answer::Blocks);
+    for (n, address) in addresses.iter().enumerate() {
+        let resource = ConnResource::builder(address, setting.tcp.clone()).budget(&budget).build();
+        match resource.get().await {
+            Ok(conn) if n < 4 => conn.close(),
+            Err(GetError::DialTimeout { .. }) if n == 4 => {}
+            other => panic!("no slot, but four places: {n}: {other:?}"),
+        }
+    }
     setting.script.end_lookups();
     conn.close();
+    settle().await;
     assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_dial_a_name_while_a_dial_waits_for_what_cannot_be_cancelled() {
+    let (setting, budget) = (setting(), Budget::new(2));
+    let cx = DialContext::detached();
+    let addresses: Vec<_> = (0..4).map(|n| Address::from((format!("name{n}.test"), setting.port))).collect();
+    for address in addresses.iter().chain([&setting.address]) {
+        setting.tcp.dial(address, &cx).await.unwrap();
+    }
+    let resources =
+        addresses.iter().map(|at| ConnResource::builder(at, setting.tcp.clone()).budget(&budget).build());
+    setting.script.say(Answer::Blocks);
+    let taken = budget.acquire().await.unwrap();
+    for resource in resources {
+        resource.get().await.unwrap().close();
+    }
+    let resource = setting.resource(&budget);
+    let mut waits = resource.get();
+    let time = Duration::from_millis(1810);
+    assert!(tokio::time::timeout(time, &mut waits).await.is_err(), "no slot, and no place");
+    drop(taken);
+    assert!(poll(&mut waits).is_pending());
+    let asked = setting.script.asked();
+    setting.resource(&budget).get().await.unwrap().close();
+    assert_eq!(setting.script.asked(), asked);
+    drop(waits);
+    setting.script.end_lookups();
+    settle().await;
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_gone_is_not_dialled_because_the_resolver_fails_since() {
+    let setting = setting();
+    let cx = DialContext::detached();
+    setting.dial().await;
+    setting.script.say(Answer::NoSuchName);
+    setting.tcp.dial(&setting.address, &cx).await.unwrap_err();
+    setting.script.say(Answer::Fails);
+    let error = setting.tcp.dial(&setting.address, &cx).await.unwrap_err();
+    assert!(!error.is_permanent(), "{error}");
+    setting.script.say_ips(&[OLD]);
+    setting.dial().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_one_family_leaves_its_connections_alone_for_a_refresh() {
+    let (_listeners, port) = listen(&["::1", OLD]);
+    let script = Script::ips(&["::1", OLD]);
+    let tcp = Tcp::default().resolver(Arc::clone(&script));
+    let address = Address::from(("peers.test", port));
+    let stream = tcp.dial(&address, &DialContext::detached()).await.unwrap();
+    assert!(ip(&stream).is_ipv6());
+    script.say_ips(&[OLD]);
+    let mut watch = tcp.watch(&address).unwrap();
+    assert!(is_ready_within(&mut watch, REFRESH).await);
+    assert!(tcp.is_current(&address, &stream), "the question for it may have been lost");
+    let mut watch = tcp.watch(&address).unwrap();
+    assert!(is_ready_within(&mut watch, REFRESH).await);
+    assert!(!tcp.is_current(&address, &stream));
+}
+
+#[test]
+fn a_lookup_that_has_not_begun_keeps_no_slot_of_a_dial_that_is_given_up() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (busy, end) = std::sync::mpsc::channel::<()>();
+        let blocked = tokio::task::spawn_blocking(move || end.recv());
+        let budget = Budget::new(1);
+        let name = ConnResource::builder(("name.invalid", 1), Tcp::default()).budget(&budget).build();
+        let mut get = name.get();
+        assert!(poll(&mut get).is_pending());
+        assert_eq!(budget.stats().dialing, 1);
+        drop(get);
+        assert_at_rest(&budget, 0);
+        assert!(budget.try_acquire().is_some());
+        drop(busy);
+        blocked.await.unwrap().unwrap_err();
+    });
 }
 
 #[tokio::test(start_paused = true)]

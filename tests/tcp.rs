@@ -355,6 +355,16 @@ async fn connections_come_from_the_local_address() {
 }
 
 #[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_local_address_takes_no_port_from_other_peers() {
+    use nix::sys::socket::{getsockopt, sockopt::IpBindAddressNoPort};
+
+    let (conn, _) = connected(Tcp::default().local_address([127, 0, 0, 2].into())).await.unwrap();
+    assert!(getsockopt(&*conn, IpBindAddressNoPort).unwrap(), "the port is chosen when the peer is known");
+    assert_ne!(conn.local_addr().unwrap().port(), 0);
+}
+
+#[tokio::test]
 async fn a_local_address_of_one_family_dials_that_family_only() {
     let (_listeners, port) = listen(&["127.0.0.1"]);
     let address = Address::from(("peers.test", port));

@@ -11,11 +11,10 @@ use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::task::AbortHandle;
 
 use super::{DialContext, SlotShare};
 use crate::Slot;
-use crate::error::DialError;
+use crate::error::{DialError, is_out_of_descriptors};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 #[cfg(feature = "hickory")]
@@ -162,8 +161,19 @@ impl ResolveContext {
         Self(Arc::clone(&self.0))
     }
 
-    /// Part in what counts the descriptors of this lookup: the slot of the dial it is for, or its place among those
-    /// in the background. For work that cannot be cancelled: it keeps its share until it has ended.
+    /// Runs a lookup that blocks, on tokio's threads for such work, with a [`share`](Self::share) for as long as it runs.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, a lookup that has begun goes on and keeps its share; one that has not begun never does.
+    ///
+    /// # Errors
+    ///
+    /// If the lookup panics, or the runtime ends.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     ///
     /// # Examples
     ///
@@ -179,16 +189,32 @@ impl ResolveContext {
     ///
     /// impl Resolve for Blocking {
     ///     async fn resolve(&self, host: &str, cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
-    ///         let (host, share) = (host.to_owned(), cx.share());
-    ///         let asked = tokio::task::spawn_blocking(move || {
-    ///             let answer = ask_a_library(&host);
-    ///             drop(share); // its sockets are closed
-    ///             answer
-    ///         });
-    ///         Ok(asked.await.map_err(io::Error::from)??)
+    ///         let host = host.to_owned();
+    ///         Ok(cx.run_blocking(move || ask_a_library(&host)).await??)
     ///     }
     /// }
     /// ```
+    pub async fn run_blocking<T: Send + 'static>(
+        &self,
+        lookup: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        // A thread that is busy with something else would not drop what it was to have before it comes to it.
+        let share = Arc::new(Mutex::new(Some(self.share())));
+        let begins = TakenOnDrop(Arc::clone(&share));
+        let run = tokio::task::spawn_blocking(move || {
+            let share = begins.take();
+            let answer = share.is_some().then(lookup);
+            drop(share); // its sockets are closed
+            answer
+        });
+        // CANCEL: a lookup that has not begun loses its share, and never does; one that has keeps it.
+        let _given_up = TakenOnDrop(share);
+        Ok(run.await?.expect("BUG: a lookup that is waited for has its share"))
+    }
+
+    /// Part in what counts the descriptors of this lookup: the slot of the dial it is for, or its place among those
+    /// in the background. For work that cannot be cancelled, if [`run_blocking`](Self::run_blocking) does not do: it keeps
+    /// its share until it has ended, or is sure never to begin.
     pub fn share(&self) -> LookupShare {
         self.0.shares.fetch_add(1, Ordering::Relaxed);
         LookupShare(Arc::clone(&self.0))
@@ -227,6 +253,21 @@ impl ResolveContext {
     }
 }
 
+/// A share that whoever comes first takes.
+struct TakenOnDrop(Arc<Mutex<Option<LookupShare>>>);
+
+impl TakenOnDrop {
+    fn take(&self) -> Option<LookupShare> {
+        self.0.lock().take()
+    }
+}
+
+impl Drop for TakenOnDrop {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
 /// Keeps what counts a lookup until it is dropped. Made by [`ResolveContext::share`].
 #[derive(Debug)]
 #[must_use = "a share that is dropped keeps nothing"]
@@ -253,23 +294,8 @@ pub struct System;
 
 impl Resolve for System {
     async fn resolve(&self, host: &str, cx: &ResolveContext) -> Result<Vec<IpAddr>, DialError> {
-        let (host, share) = (host.to_owned(), cx.share());
-        let lookup = tokio::task::spawn_blocking(move || {
-            let answer = getaddrinfo(&host);
-            drop(share);
-            answer
-        });
-        // CANCEL: a lookup that has not begun never does; one that has keeps its share.
-        let _abort = AbortOnDrop(lookup.abort_handle());
-        Ok(lookup.await.map_err(io::Error::from)??)
-    }
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+        let host = host.to_owned();
+        Ok(cx.run_blocking(move || getaddrinfo(&host)).await??)
     }
 }
 
@@ -278,7 +304,7 @@ fn getaddrinfo(host: &str) -> io::Result<Vec<IpAddr>> {
         Ok(addresses) => Ok(addresses.map(|address| address.ip()).collect()),
         // Some system resolvers hide that they had no descriptor behind "no such name". The pool must know.
         Err(error) => match Socket::new(Domain::IPV4, Type::DGRAM, None) {
-            Err(none) if error.raw_os_error().is_none() => Err(none),
+            Err(none) if error.raw_os_error().is_none() && is_out_of_descriptors(&none) => Err(none),
             _ => Err(error),
         },
     }

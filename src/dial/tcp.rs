@@ -56,8 +56,12 @@ use target::Target;
 /// [a day](Self::stale_for) for new ones. So does one that is slow: a dial waits for it for 1.8 seconds (RFC 8767) if it
 /// has a last answer to go on with. Its lookup then goes on without it, as one of those in the background, for half a minute
 /// at most; the addresses that it has in the end are remembered, and until then other dials of the name go on with the last
-/// answer at once. A lookup that cannot be cancelled, as those of the system, needs a slot for that until it returns, or it is
-/// waited for.
+/// answer at once. A lookup that cannot be cancelled, as those of the system, gets a slot of its own until it returns, or one
+/// of the four places if there is no slot to spare; with neither, its dial waits for it.
+///
+/// A name that the resolver says does not exist is not dialled any more; its connections stay until they end otherwise. An
+/// answer that lacks IPv4 or IPv6 addresses, where there were some, leaves the connections to those alone for one refresh:
+/// the question for that family may only have been lost.
 ///
 /// # Options
 ///
@@ -121,7 +125,8 @@ impl Tcp {
     /// How often the name of an address that has connections is resolved in the background; up to an eighth more
     /// often, so that names do not keep in step. Dials count. Default: 30 seconds; at least 10 ms. `None`: never.
     ///
-    /// A name whose every answer is another part of many addresses had better not be.
+    /// Turn it off for names of which each answer is another few of many addresses: connections to all that are not in the
+    /// newest answer would be closed.
     pub fn refresh(self, period: impl Into<Option<Duration>>) -> Self {
         Self { names: self.names.with_refresh(period.into()), ..self }
     }
@@ -189,6 +194,9 @@ impl Tcp {
 
     /// Where connections come from. Once for each family; if one family has such an address and the other has none,
     /// only addresses of that family are dialled. Default: what the system's routes say.
+    ///
+    /// From one local address there can be as many connections as there are ephemeral ports: to each peer on Linux
+    /// (`IP_BIND_ADDRESS_NO_PORT`), to all together elsewhere.
     pub fn local_address(self, address: IpAddr) -> Self {
         self.with(|options| options.local.set(address))
     }
@@ -202,8 +210,7 @@ impl Tcp {
         self.with(|options| options.device = Some(name))
     }
 
-    /// `SO_REUSEADDR`. Default: false. With a [local address](Self::local_address), more connections than there are
-    /// free ports need it.
+    /// `SO_REUSEADDR`. Default: false. A [local address](Self::local_address) does not need it.
     pub fn reuse_address(self, reuse: bool) -> Self {
         self.with(|options| options.reuse_address = reuse)
     }

@@ -98,12 +98,20 @@ impl Names {
                 return Ok(ips);
             }
             Some(Ok(_)) => no_addresses(),
-            Some(Err(error)) if error.is_permanent() || error.is_out_of_descriptors() => return Err(error),
+            Some(Err(error)) if error.is_permanent() => {
+                name.entry(|entry| entry.is_no_name(number));
+                return Err(error);
+            }
+            Some(Err(error)) if error.is_out_of_descriptors() => return Err(error),
             Some(Err(error)) => error,
             None => std::io::Error::new(std::io::ErrorKind::TimedOut, "the resolver is slow").into(),
         };
         let last = name.last().ok_or_else(|| error.clone())?;
-        tracing::warn!(host, %error, addresses = ?last, "name not resolved, its last answer is used");
+        if name.entry(Entry::failed) {
+            tracing::warn!(host, %error, addresses = ?last, "name not resolved, its last answer is used");
+        } else {
+            tracing::debug!(host, %error, "name not resolved again");
+        }
         // CANCEL: as above.
         context.end(cx).await;
         Ok(last)
@@ -162,7 +170,8 @@ impl Name {
     }
 
     /// What the resolver says, or `None` if it takes long and there is a last answer: then it goes on by itself, in the
-    /// background if there is a place there. What of it cannot be cancelled needs a slot, or is waited for.
+    /// background if there is a place there. What of it cannot be cancelled gets a slot, if there is one; if neither, it is
+    /// waited for.
     async fn patiently(
         &self,
         mut lookup: Lookup,
@@ -178,10 +187,12 @@ impl Name {
                 Ok(answer) => return Some(answer),
                 Err(_) if self.last().is_none() => (),
                 Err(_) => {
+                    // Who dials meanwhile does so at once: RFC 8767 has no name asked for again within 30 s that failed.
+                    let until = clock::instant() + LOOKUP_TIMEOUT;
+                    self.entry(|entry| entry.begin_late(number, until));
                     let is_shared = context.is_shared();
-                    let goes_on = if is_shared { context.part_with(cx) } else { context.retire() };
-                    if goes_on {
-                        self.goes_on(number, lookup);
+                    if is_shared && context.part_with(cx) || context.retire() {
+                        self.goes_on(number, until, lookup);
                         return None;
                     }
                     if !is_shared {
@@ -193,10 +204,8 @@ impl Name {
     }
 
     /// A lookup that its dial does not wait for: what it says is remembered, and nobody else asks meanwhile.
-    fn goes_on(&self, number: u64, lookup: Lookup) {
-        let until = clock::instant() + LOOKUP_TIMEOUT;
+    fn goes_on(&self, number: u64, until: Instant, lookup: Lookup) {
         let late = Late { name: Name::enter(&self.names, &self.host), number };
-        self.entry(|entry| entry.begin_late(number, until));
         // CANCEL: given up in time, or with its runtime: then others ask again.
         tokio::spawn(async move {
             match timeout_at(until, lookup).await {
@@ -243,28 +252,37 @@ impl Name {
         // Whoever else watches the name waits for this: told when it ends, however it does.
         let mut claim = Claim { name: self, kept: true };
         // CANCEL: the claim is given up.
-        let Ok(place) = timeout(LOOKUP_TIMEOUT, places().acquire_owned()).await else { return };
-        let place = place.expect("BUG: the semaphore is never closed");
-        let outcome = timeout(LOOKUP_TIMEOUT, async {
-            let number = self.entry(Entry::ask);
-            let context = ResolveContext::in_background(place);
-            let resolver = Arc::clone(&self.names.resolver);
-            let ips = resolver.resolve(Arc::clone(&self.host), context).await?;
-            if ips.is_empty() { Err(no_addresses()) } else { Ok((number, ips)) }
-        });
-        let error = match outcome.await {
-            Ok(Ok((number, ips))) => {
-                claim.kept = false;
-                self.answered(number, ips);
-                return;
-            }
-            Ok(Err(error)) => error,
-            Err(elapsed) => std::io::Error::from(elapsed).into(),
-        };
+        let outcome = self.ask_in_background().await;
         claim.kept = false;
+        let Err(error) = outcome else { return };
         let due = self.names.due(clock::instant());
-        if self.entry(|entry| entry.failed(due)) {
+        self.entry(|entry| entry.put_off(due));
+        if self.entry(Entry::failed) {
             tracing::warn!(host = %self.host, %error, "name not resolved, its last answer is kept");
+        }
+    }
+
+    async fn ask_in_background(&self) -> Result<(), DialError> {
+        let Ok(place) = timeout(LOOKUP_TIMEOUT, places().acquire_owned()).await else {
+            let busy = "other lookups in the background do not return";
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, busy).into());
+        };
+        let context = ResolveContext::in_background(place.expect("BUG: the semaphore is never closed"));
+        let number = self.entry(Entry::ask);
+        let lookup = Arc::clone(&self.names.resolver).resolve(Arc::clone(&self.host), context);
+        let ips = timeout(LOOKUP_TIMEOUT, lookup).await.map_err(std::io::Error::from)?;
+        match ips {
+            Ok(ips) if ips.is_empty() => Err(no_addresses()),
+            Ok(ips) => {
+                self.answered(number, ips);
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_permanent() {
+                    self.entry(|entry| entry.is_no_name(number));
+                }
+                Err(error)
+            }
         }
     }
 }

@@ -42,6 +42,7 @@ pub(super) struct Entry {
     late: Option<(u64, Instant)>,
     /// When it is to be looked up again, if it is watched.
     due: Option<Instant>,
+    /// That has been told.
     failing: bool,
     /// Tells watches to look here again.
     pub(super) news: Arc<Notify>,
@@ -54,6 +55,17 @@ struct Answer {
     /// The same, as a set.
     sorted: Box<[IpAddr]>,
     at: Instant,
+    /// The resolver has said since that there is no such name: it is not dialled any more.
+    is_over: bool,
+    spared: Option<Spared>,
+}
+
+/// Addresses of a family that an answer lacks, where the one before had some: it may be that only the question for that family
+/// was lost. Their connections are kept until an answer lacks it for as long as this.
+#[derive(Clone, Debug)]
+struct Spared {
+    ips: Box<[IpAddr]>,
+    until: Instant,
 }
 
 /// What a watch is to do.
@@ -112,11 +124,13 @@ impl Table {
         self.names.get_mut(host).expect("BUG: a name in use was forgotten")
     }
 
-    /// Whether an address is in the last answer. A name of which nothing is known leads anywhere.
+    /// Whether an address is in the last answer, or spared. A name of which nothing is known leads anywhere.
     pub(super) fn leads_to(&self, host: &str, ip: IpAddr) -> bool {
         let answer = self.names.get(host).and_then(|entry| entry.answer.as_ref());
-        answer
-            .is_none_or(|answer| answer.sorted.iter().any(|known| known.to_canonical() == ip.to_canonical()))
+        answer.is_none_or(|Answer { sorted, spared, .. }| {
+            let spared = spared.iter().flat_map(|spared| &spared.ips);
+            sorted.iter().chain(spared).any(|known| known.to_canonical() == ip.to_canonical())
+        })
     }
 
     #[cfg(test)]
@@ -132,7 +146,7 @@ impl Entry {
         self.asked
     }
 
-    /// A lookup goes on that no dial waits for.
+    /// A lookup takes long: nobody else asks before its end, or that time.
     pub(super) fn begin_late(&mut self, lookup: u64, until: Instant) {
         self.late = Some((lookup, until));
     }
@@ -147,7 +161,7 @@ impl Entry {
     }
 
     /// A lookup has an answer. Tells what the name leads to, which is not that answer if a lookup that began later
-    /// had its own before; and whether that is new. It is to be asked for again at `due`.
+    /// had its own before; and whether connections may lead elsewhere since. It is to be asked for again at `due`.
     pub(super) fn answered(
         &mut self,
         lookup: u64,
@@ -155,26 +169,40 @@ impl Entry {
         now: Instant,
         due: Instant,
     ) -> (Arc<[IpAddr]>, bool) {
+        self.late.take_if(|(late, _)| *late <= lookup);
         if let Some(answer) = self.answer.as_ref().filter(|_| lookup < self.answered) {
             return (Arc::clone(&answer.ips), false);
         }
         let mut sorted = ips.clone();
         sorted.sort_unstable();
         sorted.dedup();
-        let sorted = sorted.into_boxed_slice();
-        let is_new = self.answer.as_ref().is_none_or(|answer| answer.sorted != sorted);
+        let former = self.answer.take();
+        let spared = former.as_ref().and_then(|former| former.spare(&sorted, now, due));
+        let is_new = former
+            .is_none_or(|former| *former.sorted != *sorted || former.spared.is_some() && spared.is_none());
         self.version += u64::from(is_new);
         self.answered = lookup;
         (self.due, self.failing) = (Some(due), false);
-        let ips = Arc::from(ips);
-        self.answer = Some(Answer { ips: Arc::clone(&ips), sorted, at: now });
+        let (ips, sorted) = (Arc::from(ips), sorted.into_boxed_slice());
+        self.answer = Some(Answer { ips: Arc::clone(&ips), sorted, at: now, is_over: false, spared });
         (ips, is_new)
     }
 
-    /// A lookup in the background failed. Whether the one before did not.
-    pub(super) fn failed(&mut self, due: Instant) -> bool {
-        self.due = Some(due);
+    /// A lookup failed. Whether that is to be told: the one before did not.
+    pub(super) fn failed(&mut self) -> bool {
         !std::mem::replace(&mut self.failing, true)
+    }
+
+    /// A lookup in the background failed: the next is due then.
+    pub(super) fn put_off(&mut self, due: Instant) {
+        self.due = Some(due);
+    }
+
+    /// A lookup found that there is no such name. What is connected may stay so.
+    pub(super) fn is_no_name(&mut self, lookup: u64) {
+        if let Some(answer) = self.answer.as_mut().filter(|_| lookup >= self.answered) {
+            answer.is_over = true;
+        }
     }
 
     /// A lookup in the background was given up: somebody else may begin one.
@@ -186,7 +214,7 @@ impl Entry {
     pub(super) fn last(&self, stale_for: Duration, now: Instant) -> Option<Arc<[IpAddr]>> {
         let answer = self.answer.as_ref()?;
         let fresh = now.saturating_duration_since(answer.at) < stale_for;
-        fresh.then(|| Arc::clone(&answer.ips))
+        (fresh && !answer.is_over).then(|| Arc::clone(&answer.ips))
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -209,6 +237,19 @@ impl Entry {
         }
         self.due = Some(due);
         Look::Wait(due)
+    }
+}
+
+impl Answer {
+    /// Of this one, what is spared at the next one. The first that lacks a family has it spared until the next is due.
+    fn spare(&self, next: &[IpAddr], now: Instant, due: Instant) -> Option<Spared> {
+        let is_lacking = |ip: &IpAddr| !next.iter().any(|other| other.is_ipv4() == ip.is_ipv4());
+        let (ips, until) = match &self.spared {
+            Some(spared) if spared.ips.iter().all(is_lacking) => (&spared.ips, spared.until),
+            _ => (&self.sorted, due),
+        };
+        let ips: Box<[_]> = ips.iter().filter(|ip| is_lacking(ip)).copied().collect();
+        (now < until && !ips.is_empty()).then_some(Spared { ips, until })
     }
 }
 
@@ -262,8 +303,46 @@ mod tests {
         assert_eq!(entry.last(PERIOD, now), Some(ips(&[1]).into()));
         assert_eq!(entry.last(PERIOD, now + PERIOD), None);
         assert_eq!(entry.last(Duration::ZERO, now), None);
-        entry.failed(now);
+        entry.failed();
         assert_eq!(entry.last(PERIOD, now), Some(ips(&[1]).into()), "a failure takes nothing away");
+        entry.is_no_name(lookup - 1);
+        assert_eq!(entry.last(PERIOD, now), Some(ips(&[1]).into()), "that was before the answer");
+        let lookup = entry.ask();
+        entry.is_no_name(lookup);
+        assert_eq!(entry.last(PERIOD, now), None, "there is no such name any more");
+        let lookup = entry.ask();
+        assert!(!entry.answered(lookup, ips(&[1]), now, now).1, "nobody has to ask its connections");
+        assert_eq!(entry.last(PERIOD, now), Some(ips(&[1]).into()));
+    }
+
+    #[test]
+    fn a_family_that_one_answer_lacks_is_spared_for_a_while() {
+        let [one, two] = [1, 2].map(|n| IpAddr::from([10, 0, 0, n]));
+        let [six, seven] = [6, 7].map(|n| IpAddr::from([0, 0, 0, 0, 0, 0, 0, n]));
+        let (mut table, now) = (Table::default(), start());
+        let host = table.enter("name");
+        let mut answers = |ips: &[IpAddr], now: Instant| {
+            let entry = table.entry(&host);
+            let lookup = entry.ask();
+            let is_new = entry.answered(lookup, ips.to_vec(), now, now + PERIOD).1;
+            (is_new, [one, two, six, seven].map(|ip| table.leads_to("name", ip)))
+        };
+        assert_eq!(answers(&[one, six], now), (true, [true, false, true, false]));
+        assert_eq!(answers(&[one, seven], now), (true, [true, false, false, true]), "its own family goes");
+        let lacking = now + PERIOD;
+        assert_eq!(answers(&[one], lacking), (true, [true, false, false, true]));
+        assert_eq!(
+            answers(&[two], lacking),
+            (true, [false, true, false, true]),
+            "as of the first that lacks it"
+        );
+        assert_eq!(answers(&[two, seven], lacking), (true, [false, true, false, true]), "it was nothing");
+        assert_eq!(answers(&[two], lacking), (true, [false, true, false, true]));
+        let later = lacking + PERIOD;
+        assert_eq!(answers(&[two], later), (true, [false, true, false, false]), "it has gone");
+        assert_eq!(answers(&[two], later), (false, [false, true, false, false]));
+        assert_eq!(answers(&[six], later), (true, [false, true, true, false]), "the other family, too");
+        assert_eq!(answers(&[six, one], later), (true, [true, false, true, false]));
     }
 
     #[test]
@@ -279,13 +358,14 @@ mod tests {
         assert_eq!(entry.look(seen, later, next(later)), Look::Wait(later + LOOKUP_TIMEOUT));
         entry.given_up(later);
         assert_eq!(entry.look(seen, later, next(later)), Look::Refresh);
-        assert!(entry.failed(next(later)));
-        assert!(!entry.failed(next(later)), "told once");
+        entry.put_off(next(later));
+        assert!(entry.failed());
+        assert!(!entry.failed(), "told once");
         assert_eq!(entry.look(seen, later, next(later)), Look::Wait(later + PERIOD));
         let lookup = entry.ask();
         entry.answered(lookup, ips(&[2]), later, next(later));
         assert_eq!(entry.look(seen, later, next(later)), Look::Changed);
-        assert!(entry.failed(next(later)), "and told again after an answer");
+        assert!(entry.failed(), "and told again after an answer");
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::happy;
@@ -110,6 +112,12 @@ impl Options {
             socket.set_reuse_address(true)?;
         }
         if let Some(local) = self.local.towards(peer) {
+            // Else the port that it is bound to would be taken for all peers, and there are some 28,000.
+            #[cfg(any(target_os = "android", target_os = "linux"))]
+            lenient(
+                "IP_BIND_ADDRESS_NO_PORT",
+                setsockopt(&socket, IpBindAddressNoPort, &true).map_err(io::Error::from),
+            );
             socket.bind(&SocketAddr::new(local, 0).into())?;
         }
         Ok(socket)
