@@ -27,7 +27,7 @@ use crate::sync::Ordering;
 
 pub(crate) use bell::{Alarm, Bell};
 pub(crate) use deadlines::{Deadline, Deadlines};
-pub(crate) use keeper::{Findings, Keeper, Tended};
+pub(crate) use keeper::{Cause, Findings, Keeper, Tended};
 pub(crate) use stock::{restock, restock_after_use};
 
 /// When a task that lets a limit grow has not been seen for so long, another takes its place.

@@ -41,17 +41,26 @@ const BATCH: usize = 64;
 /// An address, as the keeper knows it. Called without locks.
 pub(crate) trait Tended: Send + Sync {
     /// Closes what has rested for too long or is too old; watches what has rested for a while.
-    fn tend(self: Arc<Self>, now: Tick) -> Findings;
+    fn tend(self: Arc<Self>, cause: Cause, now: Tick) -> Findings;
     /// Looks at those whose stream has rung.
     fn answer(self: Arc<Self>);
     fn bell(&self) -> &Bell;
     fn partition(&self) -> Arc<Partition>;
 }
 
+/// Why an address has its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It is one of the fresh, and is not any more unless it is found to be so.
+    Fresh,
+    /// Somebody's time is over there. It may be one of the fresh all the same.
+    Due,
+}
+
 /// What is to be done about an address next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
-    /// Something rests there that is not watched.
+    /// Something rests there that is not watched, and it is not one of the fresh already.
     pub(crate) fresh: bool,
     /// When somebody's time is over, unless the keeper knows of an earlier one.
     pub(crate) due: Option<Tick>,
@@ -69,13 +78,13 @@ pub(crate) struct Keeper {
 
 #[derive(Default)]
 struct Desk {
-    /// Addresses where something rests that is not watched.
+    /// Addresses where something rests that is not watched, each once.
     fresh: Vec<Weak<dyn Tended>>,
     /// Addresses whose streams have rung.
     rung: Vec<Weak<dyn Tended>>,
     due: Due,
     /// Addresses whose turn it is to be looked at.
-    turn: Vec<Weak<dyn Tended>>,
+    turn: Vec<(Cause, Weak<dyn Tended>)>,
     /// When the fresh ones have their turn.
     next_round: Option<Tick>,
     idle_since: Option<Tick>,
@@ -252,12 +261,12 @@ impl Desk {
         if !self.fresh.is_empty() {
             let next_round = *self.next_round.get_or_insert_with(|| now.after(ROUND));
             if now >= next_round {
-                self.turn.append(&mut std::mem::take(&mut self.fresh));
+                let fresh = std::mem::take(&mut self.fresh);
+                self.turn.extend(fresh.into_iter().map(|address| (Cause::Fresh, address)));
                 self.next_round = None;
             }
         }
         self.due.take_until(now, &mut self.turn);
-        let batch = |from: &mut Vec<_>| from.split_off(from.len().saturating_sub(BATCH));
         let (answer, tend) = (batch(&mut self.rung), batch(&mut self.turn));
         if self.turn.is_empty() {
             self.turn = Vec::new(); // while all rest, the room for all is not kept
@@ -296,11 +305,11 @@ impl Due {
         self.len += 1;
     }
 
-    fn take_until(&mut self, now: Tick, into: &mut Vec<Weak<dyn Tended>>) {
+    fn take_until(&mut self, now: Tick, into: &mut Vec<(Cause, Weak<dyn Tended>)>) {
         while let Some(entry) = self.ends.first_entry().filter(|entry| *entry.key() <= now) {
-            let mut addresses = entry.remove();
+            let addresses = entry.remove();
             self.len -= addresses.len();
-            into.append(&mut addresses);
+            into.extend(addresses.into_iter().map(|address| (Cause::Due, address)));
         }
     }
 
@@ -311,8 +320,13 @@ impl Due {
 
 struct Assignment {
     answer: Vec<Weak<dyn Tended>>,
-    tend: Vec<Weak<dyn Tended>>,
+    tend: Vec<(Cause, Weak<dyn Tended>)>,
     more: bool,
+}
+
+/// As many of the last as are looked at before other tasks have their turn.
+fn batch<T>(from: &mut Vec<T>) -> Vec<T> {
+    from.split_off(from.len().saturating_sub(BATCH))
 }
 
 /// One task's time at work, until it has nothing to do, or its runtime ends, or another has taken its place.
@@ -332,7 +346,7 @@ impl Shift {
             let now = clock::now();
             let findings: Vec<_> = tend
                 .into_iter()
-                .filter_map(|address| Some((see_to(&address, |address| address.tend(now))?, address)))
+                .filter_map(|(cause, address)| Some((tend_to(cause, &address, now)?, address)))
                 .collect();
             if self.note(findings) || more {
                 yield_now().await;
@@ -389,6 +403,15 @@ impl Drop for Shift {
     }
 }
 
+/// Has one address tended to. `None`: there is nothing to be done next.
+fn tend_to(cause: Cause, address: &Weak<dyn Tended>, now: Tick) -> Option<Findings> {
+    see_to(address, |address| address.tend(cause, now)).or_else(|| {
+        // After a panic it stays where it was.
+        let stays = cause == Cause::Fresh && address.strong_count() > 0;
+        stays.then_some(Findings { fresh: true, due: None })
+    })
+}
+
 /// Has one address seen to. A panic of its dialer's, whose end this may be, is no business of the others'.
 fn see_to<R>(address: &Weak<dyn Tended>, how: impl FnOnce(Arc<dyn Tended>) -> R) -> Option<R> {
     let address = address.upgrade()?;
@@ -406,7 +429,7 @@ mod tests {
     }
 
     impl Tended for Nobody {
-        fn tend(self: Arc<Self>, _: Tick) -> Findings {
+        fn tend(self: Arc<Self>, _: Cause, _: Tick) -> Findings {
             Findings::default()
         }
 
@@ -451,7 +474,7 @@ mod tests {
         let mut turn = Vec::new();
         due.take_until(end(24), &mut turn);
         due.take_until(end(49), &mut turn);
-        assert_eq!(turn.iter().filter_map(Weak::upgrade).count(), living.len());
+        assert_eq!(turn.iter().filter_map(|(_, address)| address.upgrade()).count(), living.len());
         assert_eq!((due.len, due.first()), (0, None));
     }
 
@@ -472,6 +495,34 @@ mod tests {
         assert!(matches!(relieves, Some(Hiring::StandBy(_, _, Some(_)))), "and is again");
         assert!(hire(&one, later).is_none());
         drop((stands_by, relieves));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_among_the_fresh_once_whatever_ends_there() {
+        let dialer = crate::dial::from_fn(
+            |_: &crate::Address, _: &crate::DialContext| async { Ok(()) },
+            |(), _| crate::Fitness::Fit,
+        );
+        let resource = crate::ConnResource::builder("a", dialer)
+            .budget(&crate::Budget::new(2))
+            .idle_timeout(Duration::from_millis(200))
+            .build();
+        let mut held = resource.get().await.unwrap();
+        resource.get().await.unwrap().put();
+        let keeper = Arc::clone(&resource.shared().ledger().keeper);
+        let listed = || {
+            let desk = keeper.desk.lock();
+            desk.fresh.len() + desk.turn.len()
+        };
+        for _ in 0..1000 {
+            let next = resource.get().await.unwrap();
+            std::mem::replace(&mut held, next).put();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(listed() <= 2, "{}: as one of the fresh, and as one where something ends", listed());
+        }
+        held.put();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!((listed(), resource.stats().idle), (0, 0));
     }
 
     #[test]

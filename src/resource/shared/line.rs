@@ -69,10 +69,12 @@ impl<C> Shared<C> {
             Some(Stood::Dialing) | None => Phase::Dialing,
         };
         let like = |waiter: &Waiter<C>| waiter.wants.runtime == runtime;
-        let keep_dial = state.several().is_some_and(|rare| {
-            rare.queued.iter().any(|(_, waiter)| like(waiter))
-                || rare.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter))
-        });
+        // Without one there is no dial, or nobody to go on with it: no reason to look at all who are in line.
+        let keep_dial = runtime.is_some()
+            && state.several().is_some_and(|rare| {
+                rare.queued.iter().any(|(_, waiter)| like(waiter))
+                    || rare.dialing.iter().any(|(_, waiter)| waiter.orphaned && like(waiter))
+            });
         drop(state);
         self.ledger().settle(books);
         // Nobody grants to a cell that is in no line.

@@ -14,7 +14,7 @@ use crate::dial::Fitness;
 use crate::resource::settings::Settings;
 use crate::stats::Event;
 use crate::sync::Ordering;
-use crate::upkeep::{self, Bell, Findings, Tended};
+use crate::upkeep::{self, Bell, Cause, Findings, Tended};
 
 /// How many are looked at before the rest are at hand again.
 const BATCH: usize = 64;
@@ -145,12 +145,16 @@ fn is_ripe<C>(entry: &Entry<C>, now: Tick) -> bool {
 }
 
 impl<C: Send + 'static> Tended for Shared<C> {
-    fn tend(self: Arc<Self>, now: Tick) -> Findings {
+    fn tend(self: Arc<Self>, cause: Cause, now: Tick) -> Findings {
         if self.resting() > 0 {
             upkeep::watch(&self); // by whom that was seen to, its runtime may have ended
         }
         let mut state = self.lock();
-        (state.tended, state.noted) = (true, true);
+        // One of the fresh has its turn as such, too, and it is then that it stays one or not.
+        let is_listed = cause == Cause::Due && state.noted;
+        if !is_listed {
+            (state.tended, state.noted) = (true, true);
+        }
         let mut survey = state.survey(now);
         let ends = survey.end.is_some_and(|end| end <= now);
         if ends || survey.ripe > 0 {
@@ -177,12 +181,14 @@ impl<C: Send + 'static> Tended for Shared<C> {
             state = self.lock();
             survey = state.survey(now);
         }
-        state.tended = survey.fresh > 0;
-        state.noted = state.tended;
+        if !is_listed {
+            state.tended = survey.fresh > 0;
+            state.noted = state.tended;
+        }
         // The keeper comes back at the earliest it was told of; later ones it learns then.
         let due = survey.end.filter(|end| state.due <= now || *end < state.due);
         state.due = due.unwrap_or(state.due);
-        Findings { fresh: state.tended, due }
+        Findings { fresh: !is_listed && state.tended, due }
     }
 
     fn answer(self: Arc<Self>) {
