@@ -63,61 +63,78 @@ pub(crate) fn grow_back(partition: &Arc<Partition>) {
         return;
     }
     let Some(mut growing) = Growing::begin(&partition.ledger) else { return };
-    if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(async move {
-            while growing.step() {
-                tokio::time::sleep(GROWTH_INTERVAL).await;
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(async move {
+            while let Some(nap) = growing.step() {
+                tokio::time::sleep(nap).await;
             }
-        });
-    } else {
-        let named = std::thread::Builder::new().name("fdpool-growth".into());
-        // In vain if there can be no more threads: then the limit is whole again at once.
-        let _spawned = named.spawn(move || {
-            while growing.step() {
-                std::thread::park_timeout(GROWTH_INTERVAL);
-            }
-        });
+        })),
+        Err(_) => growing.go_on_in_a_thread(),
     }
 }
 
 /// The one task, or thread, that lets a ledger's limit grow.
 struct Growing {
     ledger: Weak<Ledger>,
-    /// When it did last, by which it knows whether another has taken its place.
-    last: u64,
+    /// When it did last, by which it knows whether another has taken its place. `None`: it is over.
+    last: Option<u64>,
+    /// A thread ends by itself, or cannot be had.
+    is_thread: bool,
 }
 
 impl Growing {
+    /// How often it looks while nobody waits for what the rest of the process may close. Who comes to wait meanwhile has another
+    /// take its place, if it has slept for some time.
+    const NAP: Duration = Duration::from_secs(1);
+
     /// `None`: another one does, and has done so of late. One whose runtime is not driven is replaced.
     fn begin(ledger: &Arc<Ledger>) -> Option<Self> {
         let now = clock::now().millis();
         let last = ledger.grown.load(Ordering::Relaxed);
         let idle = last == NOBODY_GROWS || now.wrapping_sub(last as u32) > STALE_AFTER_MS;
         let first = idle && ledger.note_growth(last, u64::from(now));
-        first.then(|| Self { ledger: Arc::downgrade(ledger), last: u64::from(now) })
+        let this = || Self { ledger: Arc::downgrade(ledger), last: Some(u64::from(now)), is_thread: false };
+        first.then(this)
     }
 
-    /// Serves whom the limit of now allows for. `false`: it is whole again, or another sees to it.
-    fn step(&mut self) -> bool {
-        let Some(ledger) = self.ledger.upgrade() else { return false };
+    fn go_on_in_a_thread(mut self) {
+        self.is_thread = true;
+        let named = std::thread::Builder::new().name("fdpool-growth".into());
+        // In vain if there can be no more threads: then what running out took is given back at once.
+        let _spawned = named.spawn(move || {
+            while let Some(nap) = self.step() {
+                std::thread::park_timeout(nap);
+            }
+        });
+    }
+
+    /// Serves whom the limit of now allows for. Returns when to do so again. `None`: it is whole again, or another sees to it.
+    fn step(&mut self) -> Option<Duration> {
+        let ledger = self.ledger.upgrade()?;
         let now = u64::from(clock::now().millis());
-        if !ledger.note_growth(self.last, now) {
-            return false;
-        }
-        self.last = now;
+        self.last = self.last.filter(|last| ledger.note_growth(*last, now)).map(|_| now);
+        self.last?;
         ledger.measure();
         ledger.settle(ledger.lock());
-        ledger.is_lowered()
+        let nap = if ledger.is_to_grow() { GROWTH_INTERVAL } else { Self::NAP };
+        ledger.is_lowered().then_some(nap)
     }
 }
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        let Some(ledger) = self.ledger.upgrade() else { return };
-        if ledger.note_growth(self.last, NOBODY_GROWS) && ledger.is_lowered() {
-            // Its runtime has ended, and who waits may have nobody else to wake it. The next dial that finds no
-            // descriptor lowers the limit again, on a runtime that lives.
-            ledger.restore();
+        let Some((ledger, last)) = self.ledger.upgrade().zip(self.last) else { return };
+        if !ledger.note_growth(last, NOBODY_GROWS) || !ledger.is_lowered() {
+            return;
+        }
+        // Its runtime has ended, and who waits may have nobody else to wake it. The next dial that finds no
+        // descriptor lowers the limit again, on a runtime that lives.
+        ledger.restore();
+        if ledger.is_to_grow()
+            && !self.is_thread
+            && let Some(growing) = Self::begin(&ledger)
+        {
+            growing.go_on_in_a_thread();
         }
     }
 }
@@ -340,7 +357,11 @@ impl<C: Send + 'static> Watcher<C> {
             if asks {
                 // The next watch first, and then the question: nothing is missed between them.
                 let Some(shared) = self.shared.upgrade() else { return Looked::NoConnections };
-                let Some(next) = shared.dialer.watch(&shared.address) else { return Looked::CannotTell };
+                let Some(next) = shared.dialer.watch(&shared.address) else {
+                    shared.ask_whether_current();
+                    restock(&shared);
+                    return Looked::CannotTell;
+                };
                 watch = next;
                 drop(shared);
                 // A dialer that is always ready keeps nobody else from running.

@@ -26,6 +26,38 @@ async fn acquire_waits_first_come_first_served() {
     assert_at_rest(&budget, 0);
 }
 
+/// Polls a future when it is woken, there and then.
+struct PollsInWake(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl Wake for PollsInWake {
+    fn wake(self: Arc<Self>) {
+        let mut waking = self.0.lock().unwrap();
+        if let Some(future) = &mut *waking {
+            _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_comes_to_wait_in_a_waker_has_something_idle_closed_for_it() {
+    let (budget, script) = (Budget::new(3), Arc::default());
+    let child = budget.child(1);
+    let (first, _held) = (child.acquire().await.unwrap(), budget.acquire().await.unwrap());
+    let resource = fakes("a", &budget, &script);
+    resource.get().await.unwrap().put();
+    let (comes, got) = (budget.clone(), Arc::new(OnceLock::new()));
+    let told = Arc::clone(&got);
+    let future = async move {
+        told.set(comes.acquire().await.unwrap()).unwrap();
+    };
+    let waker = Waker::from(Arc::new(PollsInWake(Mutex::new(Some(Box::pin(future))))));
+    let mut next = child.acquire();
+    assert!(Pin::new(&mut next).poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(first);
+    assert_eq!((budget.stats().idle, budget.stats().waiting), (0, 0), "{}", budget.explain());
+    drop(waker);
+}
+
 #[tokio::test]
 async fn try_acquire_never_overtakes_who_waits() {
     let budget = Budget::new(2);

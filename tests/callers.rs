@@ -315,6 +315,24 @@ async fn who_comes_behind_others_is_refused_as_they_would_be() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_move_that_a_dialer_tells_of_is_heeded() {
+    let watches = AtomicUsize::new(0);
+    let watch = move || -> Option<fdpool::dial::Watch> {
+        let first = watches.fetch_add(1, Ordering::SeqCst) == 0;
+        first.then(|| Box::pin(tokio::time::sleep(Duration::from_secs(1))) as fdpool::dial::Watch)
+    };
+    let asked = AtomicUsize::new(0);
+    let is_current = move || asked.fetch_add(1, Ordering::SeqCst) == 0; // once at the beginning
+    let budget = Budget::new(10);
+    let resource = ConnResource::builder("a", Moving { watch, is_current }).budget(&budget).build();
+    resource.get().await.unwrap().put();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(resource.stats().idle, 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(resource.stats().idle, 0, "it led elsewhere, and the dialer tells no more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_too_many_that_rest_the_oldest_goes_whichever_came_last() {
     let newer = Arc::new(Mutex::new(None::<Conn<()>>));
     let put_while_asked = Arc::clone(&newer);

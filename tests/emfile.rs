@@ -105,6 +105,18 @@ fn what_other_code_opens_shrinks_the_limit_and_what_it_closes_grows_it() {
 }
 
 #[test]
+fn who_only_tries_is_kept_to_what_other_code_leaves() {
+    alone(async {
+        let (budget, _soft) = sized();
+        let _files: Vec<_> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+        let null = || File::open("/dev/null").unwrap();
+        let held: Vec<_> = std::iter::from_fn(|| Some(budget.try_acquire()?.hold(null()))).collect();
+        assert!(held.len() <= budget.limit() - 100, "{} of {}", held.len(), budget.limit());
+        drop(null());
+    });
+}
+
+#[test]
 fn a_limit_of_the_process_that_is_lowered_is_kept_to() {
     alone(async {
         let (budget, _soft) = sized();

@@ -690,6 +690,23 @@ async fn a_stock_is_filled_after_callers_had_the_address_pause() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dial_for_the_stock_that_panics_has_failed_and_no_more() {
+    let (budget, dials) = (Budget::new(10), Arc::new(AtomicUsize::new(0)));
+    let begun = Arc::clone(&dials);
+    let dialer = from_fn(
+        move |_: &Address, _: &DialContext| {
+            let first = begun.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { if first { panic!("a dialer's panic") } else { Ok(()) } }
+        },
+        |(), _| Fitness::Fit,
+    );
+    let resource = ConnResource::builder("a", dialer).budget(&budget).min_idle(2).build();
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!((resource.stats().idle, dials.load(Ordering::Relaxed)), (2, 3));
+    assert_at_rest(&budget, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_pauses_a_dial_for_the_stock_that_fails_is_not_repeated() {
     let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
     remote.down.store(true, Ordering::Relaxed);

@@ -196,7 +196,8 @@ fn may_have(partition: &Partition, weight: usize) -> bool {
 }
 
 /// What can be had without waiting, and without overtaking who waits.
-pub(super) fn at_once(partition: &Partition, weight: usize, site: Site) -> Option<Slot> {
+pub(super) fn at_once(partition: &Arc<Partition>, weight: usize, site: Site) -> Option<Slot> {
+    upkeep::grow_back(partition);
     enqueue(partition, weight, clock::now())?.leave(partition).map(|slot| slot.noted(Some(site)))
 }
 

@@ -38,14 +38,19 @@ impl Audit {
         self.lowered.is_some() || self.ceiling.is_some_and(|ceiling| ceiling < limit)
     }
 
+    /// Whether that is since the process ran out, and not by what was measured alone.
+    pub(crate) fn is_taught(&self) -> bool {
+        self.lowered.is_some()
+    }
+
     /// So many slots are what the rest of the process leaves. Returns whether that is news.
     pub(crate) fn leave(&mut self, ceiling: usize) -> bool {
         self.ceiling.replace(ceiling) != Some(ceiling)
     }
 
-    /// Forgets what running out has taught, and what was measured.
+    /// Forgets what running out has taught, and not what was measured.
     pub(crate) fn forget(&mut self) {
-        *self = Self::default();
+        self.lowered = None;
     }
 
     /// A dial found no descriptor while `others` slots were out besides its own. Where there were none, the limit
@@ -105,8 +110,10 @@ mod tests {
         assert_eq!((audit.effective(100), audit.is_lowered(100)), (40, true));
         audit.ran_out(100, 30, Tick::from_millis(0));
         assert_eq!(audit.effective(100), 30, "the lower of both");
+        assert!(audit.is_taught());
         audit.forget();
-        assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
+        assert_eq!((audit.effective(100), audit.is_lowered(100)), (40, true), "what was measured is so");
+        assert!(!audit.is_taught());
         audit.leave(100);
         assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
     }

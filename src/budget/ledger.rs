@@ -110,6 +110,12 @@ impl Ledger {
         self.grown.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Whether its limit has to be seen to: it is lower than it should be, since the process ran out of descriptors; or by what
+    /// the rest of the process has, and somebody waits.
+    pub(crate) fn is_to_grow(&self) -> bool {
+        self.is_lowered() && (self.is_pressed() || self.lock().audit.is_taught())
+    }
+
     /// Gives back at once what running out of descriptors took.
     pub(crate) fn restore(&self) {
         let mut books = self.lock();
@@ -180,6 +186,9 @@ impl Ledger {
             self.end_section(books); // what follows may be anybody's code (I3)
             wake_all(granted.take().flatten());
             match step {
+                Step::Rest if settling.is_none() => return Settling::leave_evictions(),
+                // A waker that polls, or a dialer that ends, may have come here, and somebody may wait since.
+                Step::Rest if Settling::were_left() && self.is_pressed() => {}
                 Step::Rest => return,
                 Step::Search => {}
                 Step::Wake(waker) => wake_all(waker),
@@ -263,6 +272,13 @@ impl Ledger {
 
     /// Closes something idle, wherever it is. `false`: nothing is, or its descriptor is still open.
     pub(crate) fn evict_one(&self) -> bool {
+        let freed = self.evict_any();
+        // Who came meanwhile counted on what this was about to free.
+        self.settle(self.lock());
+        freed
+    }
+
+    fn evict_any(&self) -> bool {
         let lack = Lack::of_all(ROOT);
         let before = self.lock().releases();
         if self.evict(lack) {
@@ -306,6 +322,8 @@ struct Settling {
 
 thread_local! {
     static SETTLING: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Evictions were left to the outer call.
+    static LEFT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 impl Settling {
@@ -317,6 +335,14 @@ impl Settling {
         let this = std::ptr::from_ref(ledger).addr();
         let outer = SETTLING.with(|settling| settling.replace(this));
         (outer != this).then_some(Self { outer })
+    }
+
+    fn leave_evictions() {
+        LEFT.with(|left| left.set(true));
+    }
+
+    fn were_left() -> bool {
+        LEFT.with(|left| left.replace(false))
     }
 }
 

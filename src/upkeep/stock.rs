@@ -22,8 +22,9 @@ pub(crate) fn restock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 /// The same for a get that took one of those that rest.
 #[cold]
 pub(crate) fn restock_after_use<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    shared.stock_serves();
-    restock(shared);
+    if shared.stock_serves() {
+        restock(shared);
+    }
 }
 
 #[cold]
@@ -39,15 +40,28 @@ fn see_to_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>, slot: Slot, runtime: &Handle) {
     grow_back(shared.partition());
     let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
-    let stocked = Arc::downgrade(shared);
+    let stocking = Stocking { shared: Arc::downgrade(shared), of_use: false };
     let dial = async move {
-        // CANCEL: who drops this drops the dial, which gives its slot back.
-        let of_use = attempt.await == Ended::OfUse;
-        if let Some(shared) = stocked.upgrade().filter(|shared| shared.stock_dialled(of_use)) {
-            restock(&shared);
-        }
+        let mut stocking = stocking; // all of it: a field alone would be a copy
+        // CANCEL: who drops this drops the dial, which gives its slot back, and then says so to the stock.
+        stocking.of_use = attempt.await == Ended::OfUse;
     };
     shared.detach(Box::pin(dial), runtime);
+}
+
+/// A dial for the stock. When it ends, be it by a panic, the next one begins; or is slept for, if it was of no use.
+struct Stocking<C: Send + 'static> {
+    shared: Weak<Shared<C>>,
+    of_use: bool,
+}
+
+impl<C: Send + 'static> Drop for Stocking<C> {
+    fn drop(&mut self) {
+        let shared = self.shared.upgrade();
+        if let Some(shared) = shared.filter(|shared| shared.stock_dialled(self.of_use)) {
+            restock(&shared);
+        }
+    }
 }
 
 fn restock_at<C: Send + 'static>(shared: &Arc<Shared<C>>, end: Tick, runtime: &Handle) {

@@ -80,11 +80,14 @@ impl<C> Shared<C> {
         rare.stock.lives.failed(limits, false, clock::now(), random());
     }
 
-    /// One of those that rest here was given out: they do live.
-    pub(crate) fn stock_serves(&self) {
-        if let Some(rare) = self.lock().several_mut() {
-            rare.stock.lives = Health::BEST;
-        }
+    /// One of those that rest here was given out: they do live. Returns whether the stock is to be seen to, which it is not
+    /// while somebody sleeps until there may be a slot for it: a pool that is to be full whenever nobody uses it is short
+    /// whenever somebody does, and none of its gets has to ask the books (I8).
+    pub(crate) fn stock_serves(&self) -> bool {
+        let mut state = self.lock();
+        let Some(rare) = state.several_mut() else { return true };
+        rare.stock.lives = Health::BEST;
+        rare.stock.awaited.is_none_or(|awaited| awaited <= clock::now())
     }
 
     /// A dial for the stock has ended. Returns whether it is to be gone on with: after a pause, if it was of no use.
