@@ -1,7 +1,7 @@
-//! What goes on in the background: the limit growing back after the process ran out of descriptors, slow dials
-//! hastened, addresses probed after failures and watched for whether they move; idle connections are the keeper's, those
-//! to be kept in stock are dialled for in `stock`, and the time that dials have is kept in `deadlines`. Tasks live only
-//! while there is something to do, and hold no budget alive.
+//! What goes on in the background: the limit grows back after the process ran out of descriptors, who waits for a slot that
+//! does not come gets another, slow dials are hastened, addresses probed after failures and watched for whether they move. Idle
+//! connections are the keeper's, those to be kept in stock are dialled for in `stock`, and the time that dials have is kept in
+//! `deadlines`. Tasks live only while there is something to do, and hold no budget alive.
 
 mod bell;
 mod deadlines;
@@ -51,15 +51,15 @@ const LEAST_WATCH: Duration = Duration::from_millis(10);
 pub(crate) fn make_room<C>(shared: &Shared<C>) -> bool {
     let ledger = &shared.partition().ledger;
     ledger.ran_out();
-    grow_back(shared.partition());
+    see_to_slots(shared.partition());
     ledger.evict_one()
 }
 
-/// Sees to it that the limit is what the process has, and grows back if it was lowered and nobody sees to that already: a task
-/// of this runtime, or where there is none, a thread.
-pub(crate) fn grow_back(partition: &Arc<Partition>) {
+/// Sees to it that the limit is what the process has; and while it is lowered, or what was evicted lingers, that who waits is
+/// served when time has changed that, if nobody sees to it already: a task of this runtime, or where there is none, a thread.
+pub(crate) fn see_to_slots(partition: &Arc<Partition>) {
     partition.ledger.measure();
-    if !partition.ledger.is_lowered() {
+    if !partition.ledger.changes_with_time() {
         return;
     }
     let Some(mut growing) = Growing::begin(&partition.ledger) else { return };
@@ -73,7 +73,7 @@ pub(crate) fn grow_back(partition: &Arc<Partition>) {
     }
 }
 
-/// The one task, or thread, that lets a ledger's limit grow.
+/// The one task, or thread, that looks at a ledger while time changes what there is to give: its limit grows, as a rule.
 struct Growing {
     ledger: Weak<Ledger>,
     /// When it did last, by which it knows whether another has taken its place. `None`: it is over.
@@ -83,7 +83,7 @@ struct Growing {
 }
 
 impl Growing {
-    /// How often it looks while nobody waits for what the rest of the process may close. Who comes to wait meanwhile has another
+    /// How often it looks while nobody waits. Who comes to wait meanwhile has another
     /// take its place, if it has slept for some time.
     const NAP: Duration = Duration::from_secs(1);
 
@@ -116,21 +116,21 @@ impl Growing {
         self.last?;
         ledger.measure();
         ledger.settle(ledger.lock());
-        let nap = if ledger.is_to_grow() { GROWTH_INTERVAL } else { Self::NAP };
-        ledger.is_lowered().then_some(nap)
+        let nap = if ledger.is_urgent() { GROWTH_INTERVAL } else { Self::NAP };
+        ledger.changes_with_time().then_some(nap)
     }
 }
 
 impl Drop for Growing {
     fn drop(&mut self) {
         let Some((ledger, last)) = self.ledger.upgrade().zip(self.last) else { return };
-        if !ledger.note_growth(last, NOBODY_GROWS) || !ledger.is_lowered() {
+        if !ledger.note_growth(last, NOBODY_GROWS) || !ledger.changes_with_time() {
             return;
         }
         // Its runtime has ended, and who waits may have nobody else to wake it. The next dial that finds no
         // descriptor lowers the limit again, on a runtime that lives.
         ledger.restore();
-        if ledger.is_to_grow()
+        if ledger.is_urgent()
             && !self.is_thread
             && let Some(growing) = Self::begin(&ledger)
         {
@@ -141,6 +141,7 @@ impl Drop for Growing {
 
 /// Callers may queue at an address who did not when they came.
 pub(crate) fn look_after_queue<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    see_to_slots(shared.partition()); // what is evicted for them may not go
     probe_later(shared);
     hasten(shared);
 }

@@ -48,6 +48,51 @@ async fn a_get_waits_for_a_slot_that_is_elsewhere() {
     assert_at_rest(&budget, 0);
 }
 
+/// One that rests, whose descriptor nobody closes, and then two of others that are wanted more often.
+async fn one_that_is_stuck(
+    budget: &Budget,
+) -> (Parted, [ConnResource<()>; 3], impl Fn(&str) -> ConnResource<()>) {
+    let (parted, budget) = (Parted::default(), budget.clone());
+    let stuck = ConnResource::builder("stuck", parted.clone()).budget(&budget).build();
+    let owns = move |address: &str| {
+        let dialer = from_fn(|_: &Address, _: &DialContext| async { Ok(()) }, |(), _| Fitness::Fit);
+        ConnResource::builder(address, dialer).budget(&budget).build()
+    };
+    stuck.get().await.unwrap().put();
+    let [a, b] = ["a", "b"].map(&owns);
+    for _ in 0..3 {
+        for other in [&a, &b] {
+            other.get().await.unwrap().put();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    (parted, [stuck, a, b], owns)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_descriptor_that_nobody_closes_gets_another_connections_slot() {
+    let budget = Budget::new(3);
+    let (parted, _resources, _) = one_that_is_stuck(&budget).await;
+    let first = budget.acquire().wait_timeout(Duration::from_secs(1)).await.expect("another goes");
+    let second = budget.acquire().wait_timeout(Duration::from_secs(1)).await.expect("and the next at once");
+    assert_eq!((budget.stats().evicted, budget.stats().closing), (3, 1));
+    drop((first, second));
+    parted.0.lock().unwrap().clear();
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_that_waits_for_a_descriptor_that_nobody_closes_gets_another_connections_slot() {
+    let budget = Budget::new(3);
+    let (parted, _resources, owns) = one_that_is_stuck(&budget).await;
+    let _child = budget.child(1); // it does not look for something idle by itself
+    let new = owns("c").get().wait_timeout(Duration::from_secs(1)).await;
+    drop(new.expect("another goes"));
+    assert_eq!((budget.stats().evicted, budget.stats().closing), (2, 1));
+    parted.0.lock().unwrap().clear();
+    assert_at_rest(&budget, 1);
+}
+
 /// A handshake that fails once, after its socket's slot went with the socket.
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_served_where_a_dial_failed_that_had_parted_with_its_slot() {

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use descriptors::{Filled, SoftLimit, alone};
-use fdpool::{Budget, GetError};
+use fdpool::{AcquireError, Budget, GetError};
 use support::{Peer, assert_at_rest, poll, sockets_to};
 
 #[test]
@@ -105,6 +105,28 @@ fn what_other_code_opens_shrinks_the_limit_and_what_it_closes_grows_it() {
 }
 
 #[test]
+fn a_request_for_more_than_other_code_leaves_holds_nobody_up() {
+    alone(async {
+        let (budget, _soft) = sized();
+        let open = |number: usize| (0..number).map(|_| File::open("/dev/null").unwrap()).collect::<Vec<_>>();
+        let first = budget.acquire_many(budget.limit() - 100).await.unwrap();
+        let before = first.hold(open(budget.limit() - 100));
+        let mut second = budget.acquire_many(budget.limit() - 20);
+        assert!(poll(&mut second).is_pending());
+        let files = open(80);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        drop(budget.try_acquire().expect("there are some left"));
+        let second = second.await;
+        assert!(matches!(second, Err(AcquireError::Exhausted { .. })), "{second:?} {}", budget.explain());
+        let error = budget.acquire_many(budget.limit() - 20).await.unwrap_err();
+        assert!(matches!(error, AcquireError::Exhausted { .. }) && !error.is_timeout(), "{error}");
+        drop((files, before));
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        drop(budget.acquire_many(budget.limit() - 20).await.unwrap());
+    });
+}
+
+#[test]
 fn who_only_tries_is_kept_to_what_other_code_leaves() {
     alone(async {
         let (budget, _soft) = sized();
@@ -188,8 +210,8 @@ fn who_waits_in_a_runtime_is_served_when_a_thread_has_found_the_limit_lower() {
         let (budget, _soft) = sized();
         let limit = budget.limit();
         let null = || File::open("/dev/null").unwrap();
-        let held: Vec<_> = (0..limit).map(|_| budget.try_acquire().unwrap().hold(null())).collect();
-        let mut waiting = budget.acquire_many(limit);
+        let mut held: Vec<_> = (0..limit).map(|_| budget.try_acquire().unwrap().hold(null())).collect();
+        let mut waiting = budget.acquire();
         assert!(poll(&mut waiting).is_pending());
         let files = [(); 5].map(|()| null());
         tokio::time::sleep(Duration::from_millis(15)).await;
@@ -198,10 +220,11 @@ fn who_waits_in_a_runtime_is_served_when_a_thread_has_found_the_limit_lower() {
             .join()
             .unwrap();
         assert_eq!(budget.effective_limit(), limit - 5);
-        drop(held);
+        held.truncate(limit - 5);
         assert!(poll(&mut waiting).is_pending());
         drop(files);
         drop(waiting.await.unwrap());
+        drop(held);
         assert_at_rest(&budget, 0);
     });
 }

@@ -77,12 +77,12 @@ fn one_that_was_to_see_when_the_process_has_descriptors_again_leaves_nobody_wait
     let (first, second) = (runtime(), runtime());
     first.block_on(async { drop(budget.acquire().await.unwrap()) });
     assert!(budget.effective_limit() < budget.limit());
-    let many = budget.limit() - 16; // the runtimes have some open
-    let mut acquire = budget.acquire_many(many);
+    let held: Vec<_> = std::iter::from_fn(|| budget.try_acquire()).collect();
+    let mut acquire = budget.acquire();
     second.block_on(async { assert!(poll(&mut acquire).is_pending()) });
     drop(first);
-    assert!(budget.effective_limit() < many, "what was measured is not forgotten with a runtime");
+    assert!(poll(&mut acquire).is_pending(), "what was measured is not forgotten with a runtime");
     drop(files);
     let acquired = second.block_on(async { tokio::time::timeout(Duration::from_secs(5), acquire).await });
-    assert_eq!(acquired.expect("in time").unwrap().weight(), many);
+    drop((acquired.expect("in time").unwrap(), held));
 }

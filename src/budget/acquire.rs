@@ -32,7 +32,8 @@ use crate::upkeep;
 /// # Errors
 ///
 /// [`AcquireError::Exhausted`] if there are not as many slots in time, at once with
-/// [`immediate`](Self::immediate), or ever; [`AcquireError::Cancelled`] if the token fired.
+/// [`immediate`](Self::immediate), or ever; [`AcquireError::Cancelled`] if the token fired; [`AcquireError::Closed`] if
+/// the budget is closed, or closes meanwhile.
 ///
 /// # Panics
 ///
@@ -133,7 +134,7 @@ impl Future for Acquire<'_> {
             if this.patience.is_cancelled() {
                 return Poll::Ready(Err(AcquireError::Cancelled { details: this.details(false, now) }));
             }
-            upkeep::grow_back(this.partition);
+            upkeep::see_to_slots(this.partition);
             let hopeless = this.immediate && !may_have(this.partition, this.weight);
             let waiting = if hopeless { None } else { enqueue(this.partition, this.weight, now) };
             match waiting {
@@ -148,6 +149,7 @@ impl Future for Acquire<'_> {
                 return Poll::Ready(granted.ok_or_else(|| this.refused(now)));
             } else {
                 this.partition.count(Event::Wait, 1);
+                upkeep::see_to_slots(this.partition); // what is evicted for it may not go
             }
         }
         let Some(waiting) = &this.waiting else { unreachable!("BUG: in line since the first poll") };
@@ -197,7 +199,7 @@ fn may_have(partition: &Partition, weight: usize) -> bool {
 
 /// What can be had without waiting, and without overtaking who waits.
 pub(super) fn at_once(partition: &Arc<Partition>, weight: usize, site: Site) -> Option<Slot> {
-    upkeep::grow_back(partition);
+    upkeep::see_to_slots(partition);
     enqueue(partition, weight, clock::now())?.leave(partition).map(|slot| slot.noted(Some(site)))
 }
 

@@ -38,6 +38,11 @@ impl Audit {
         self.lowered.is_some() || self.ceiling.is_some_and(|ceiling| ceiling < limit)
     }
 
+    /// Slots that the rest of the process leaves, if that is known.
+    pub(crate) fn ceiling(&self) -> Option<usize> {
+        self.ceiling
+    }
+
     /// Whether that is since the process ran out, and not by what was measured alone.
     pub(crate) fn is_taught(&self) -> bool {
         self.lowered.is_some()

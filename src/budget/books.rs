@@ -3,6 +3,7 @@
 //! [`seats`] and [`mod@wants`], who is served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes
 //! nothing.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
@@ -15,7 +16,7 @@ use super::members::Members;
 use super::partition::Partition;
 use super::queue::{Cell, Line, Place};
 use super::reclaim::{Asked, Participants, Reclaim};
-use super::slot::{Kind, Slot};
+use super::slot::{Kind, Slot, Tag};
 use super::victim::Sampler;
 use crate::clock::Tick;
 use crate::stats::BudgetCounts;
@@ -83,6 +84,8 @@ pub(crate) struct Books {
     registered: usize,
     /// How many wait for the end of a close.
     closings: usize,
+    /// Since when connections linger that were evicted, of those that are counted on, the oldest first.
+    lingering: VecDeque<(Tick, Weak<Tag>)>,
 }
 
 /// What is to be dropped after the lock: as a rule nothing, or one.
@@ -96,6 +99,8 @@ pub(super) enum Departing {
     Slot(Slot),
     /// Queues again, and does not wait: it is woken, to give up.
     Hasty(Wakes),
+    /// Nobody counts on it.
+    Tag(Arc<Tag>),
 }
 
 /// Wakes when it is dropped.
@@ -282,6 +287,11 @@ impl Books {
     pub(super) fn is_unsettled(&self) -> bool {
         let root = &self.accounts[ROOT];
         root.evicting + root.lingering + self.barren > 0
+    }
+
+    /// Whether something lingers that is counted on, and will not be in time.
+    pub(super) fn has_lingering(&self) -> bool {
+        !self.lingering.is_empty()
     }
 
     pub(super) fn releases(&self) -> u64 {

@@ -51,6 +51,8 @@ struct Published {
     unsettled: AtomicBool,
     /// The limit is lower than it should be, since the process ran out of descriptors.
     lowered: AtomicBool,
+    /// Something was evicted whose descriptor somebody else has yet to close, and is counted on for now.
+    lingers: AtomicBool,
 }
 
 impl Drop for Ledger {
@@ -110,10 +112,14 @@ impl Ledger {
         self.grown.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether its limit has to be seen to: it is lower than it should be, since the process ran out of descriptors; or by what
-    /// the rest of the process has, and somebody waits.
-    pub(crate) fn is_to_grow(&self) -> bool {
-        self.is_lowered() && (self.is_pressed() || self.lock().audit.is_taught())
+    /// Whether time alone may change what there is to give.
+    pub(crate) fn changes_with_time(&self) -> bool {
+        self.is_lowered() || self.published.lingers.load(Ordering::Relaxed)
+    }
+
+    /// Whether that is to be seen to soon: somebody waits, or running out of descriptors has lowered the limit.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.changes_with_time() && (self.is_pressed() || self.lock().audit.is_taught())
     }
 
     /// Gives back at once what running out of descriptors took.
@@ -161,6 +167,9 @@ impl Ledger {
     pub(crate) fn settle<'a>(&'a self, mut books: MutexGuard<'a, Books>) {
         if books.is_lowered() {
             books.grow(clock::now());
+        }
+        if books.has_lingering() {
+            books.give_up_lingering();
         }
         debug_assert!(books.adds_up(), "BUG: what accounts pass on is not what they want");
         if books.pressure() == 0 {
@@ -246,11 +255,16 @@ impl Ledger {
 
     /// Writes what has changed: every put reads the line of memory that it is in (I8).
     pub(super) fn publish(&self, books: &Books) {
-        let Published { pressure, unsettled, lowered } = &*self.published;
+        let Published { pressure, unsettled, lowered, lingers } = &*self.published;
         if pressure.load(Ordering::Relaxed) != books.pressure() {
             pressure.store(books.pressure(), Ordering::Relaxed);
         }
-        for (word, now) in [(unsettled, books.is_unsettled()), (lowered, books.is_lowered())] {
+        let words = [
+            (unsettled, books.is_unsettled()),
+            (lowered, books.is_lowered()),
+            (lingers, books.has_lingering()),
+        ];
+        for (word, now) in words {
             if word.load(Ordering::Relaxed) != now {
                 word.store(now, Ordering::Relaxed);
             }

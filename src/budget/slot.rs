@@ -305,8 +305,8 @@ impl Tag {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_evicted(&self) {
-        self.evicted.store(true, Ordering::Relaxed);
+    pub(super) fn set_evicted(&self, evicted: bool) {
+        self.evicted.store(evicted, Ordering::Relaxed);
     }
 }
 

@@ -247,7 +247,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             return None;
         }
         let shared = self.resource.shared();
-        upkeep::grow_back(shared.partition());
+        upkeep::see_to_slots(shared.partition());
         let now = clock::now();
         let cell = Cell::new(now, Some(cx.waker().clone()));
         let caller = self.caller(cell, runtime::of(cx.waker()));

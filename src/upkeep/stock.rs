@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 
-use super::grow_back;
+use super::see_to_slots;
 use crate::budget::slot::Slot;
 use crate::clock::{self, Tick};
 use crate::resource::attempt::Ended;
@@ -38,7 +38,7 @@ fn see_to_stock<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 }
 
 fn dial_for_stock<C: Send + 'static>(shared: &Arc<Shared<C>>, slot: Slot, runtime: &Handle) {
-    grow_back(shared.partition());
+    see_to_slots(shared.partition());
     let attempt = shared.attempt(shared.begin_dial(slot), None, Some(runtime.id()));
     let stocking = Stocking { shared: Arc::downgrade(shared), of_use: false };
     let dial = async move {

@@ -76,6 +76,13 @@ impl Books {
         least
     }
 
+    /// Whether a request for so many slots may be told that it is in vain: it would hold up everybody, for good, or for as long
+    /// as the rest of the process has what it has. One for a single slot waits for that.
+    pub(super) fn is_in_vain(&self, account: AccountId, weight: usize) -> bool {
+        weight > self.attainable(account)
+            || weight > 1 && self.audit.ceiling().is_some_and(|ceiling| weight > ceiling)
+    }
+
     /// How many dials may begin besides those under way.
     pub(crate) fn dial_room(&self, account: AccountId) -> usize {
         let of = |account: &Account| account.max_dialing.saturating_sub(account.counts.get(Kind::Dialing));

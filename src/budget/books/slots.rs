@@ -1,11 +1,16 @@
 //! Slots out: taken, put to another use, given back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{AccountId, Books, Departing, SeatId, Wakes};
 use crate::budget::partition::Partition;
 use crate::budget::slot::{Claim, Elsewhere, Kind, Lease, Slot, Tag, Use, Weight};
+use crate::clock;
 use crate::limit;
+
+/// For how long a slot counts as coming whose connection was evicted and whose descriptor somebody else closes.
+const LINGERS: Duration = Duration::from_millis(250);
 
 impl Books {
     /// Counts slots out. What grants them has looked for room in the same critical section (I1).
@@ -169,10 +174,31 @@ impl Books {
             Lease::Own(_) => self.returns(lease),
             Lease::Elsewhere(Elsewhere(tag)) => {
                 if tag.used().is_some() {
-                    tag.set_evicted();
+                    tag.set_evicted(true);
                     self.each_above(tag.partition.account, |above| above.lingering += 1);
+                    self.lingering.push_back((clock::now(), Arc::downgrade(tag)));
                 }
             }
+        }
+    }
+
+    /// Of what was evicted, does not count on what has lingered for long: something else goes for who waits.
+    pub(in crate::budget) fn give_up_lingering(&mut self) {
+        let now = clock::now();
+        while let Some((since, tag)) = self.lingering.front() {
+            if let Some(tag) = tag.upgrade() {
+                let is_counted_on = tag.is_evicted() && tag.used().is_some();
+                let is_late = now.since(*since) >= LINGERS;
+                if is_counted_on && is_late {
+                    tag.set_evicted(false);
+                    self.each_above(tag.partition.account, |above| above.lingering -= 1);
+                }
+                self.departed.push(Departing::Tag(tag)); // its end may be that of its budget
+                if is_counted_on && !is_late {
+                    return;
+                }
+            }
+            self.lingering.pop_front();
         }
     }
 }

@@ -48,7 +48,7 @@ impl Turns {
 impl Books {
     /// Puts a caller of `acquire` in line. Fails if it could never be served.
     pub(crate) fn apply(&mut self, id: AccountId, applicant: Applicant) -> Option<Place> {
-        if self.is_closed(id) || applicant.weight > self.attainable(id).min(Weight::MOST) {
+        if self.is_closed(id) || applicant.weight > Weight::MOST || self.is_in_vain(id, applicant.weight) {
             return None;
         }
         let place = self.next_place();
@@ -117,7 +117,7 @@ impl Books {
                     Served::HeldUpAbove(weight) => weight,
                 },
             };
-            if turn == Turn::Applicants && weight > self.attainable(id) {
+            if turn == Turn::Applicants && self.is_in_vain(id, weight) {
                 return Served::Granted(self.refuse(id));
             }
             if weight > here {

@@ -59,7 +59,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         here: Option<Handle>,
     ) -> Option<Result<Conn<C>, GetError>> {
         let shared = self.resource.shared();
-        upkeep::grow_back(shared.partition());
+        upkeep::see_to_slots(shared.partition());
         let now = clock::now();
         let refused = || shared.details(Phase::WaitingForSlot, now, false);
         let mut slot = self.slot.take().map(|slot| *slot);
@@ -245,7 +245,7 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             return self.line_up_again(None, place);
         }
         let shared = self.resource.shared();
-        upkeep::grow_back(shared.partition());
+        upkeep::see_to_slots(shared.partition());
         let begun = shared.begin_dial(slot);
         self.dial(begun, here, clock::now());
         None
