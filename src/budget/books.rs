@@ -333,8 +333,7 @@ impl Books {
                 wakers.extend(self.refuse(*id));
             }
         }
-        let members = self.seats.iter().map(|(_, seat)| seat).filter(|seat| tree.contains(&seat.account));
-        (wakers, members.map(|seat| Arc::clone(&seat.member)).collect())
+        (wakers, self.seats_of(account).map(|seat| Arc::clone(&seat.member)).collect())
     }
 
     /// An account that was ended, and its addresses shut, is over its limit whatever is out: what participants have idle is

@@ -30,7 +30,7 @@ impl Books {
 
     /// How many connections rest in an account and all below it, as far as they show.
     pub(super) fn idle(&self, id: AccountId) -> usize {
-        let tree = self.tree(id);
+        let tree = self.idlers(id);
         let warm = tree.iter().flat_map(|id| self.accounts[*id].members.warm());
         warm.map(|seat| self.seats[*seat].idle()).sum()
     }

@@ -174,16 +174,34 @@ impl Books {
                 Whose::Floor(of) => of == **child || stock.is_spared_by(share),
             }
         };
-        let children = self.accounts[account].children.iter().filter(helps);
-        std::iter::once(account).chain(children.flat_map(|child| self.tree(*child))).collect()
+        let mut tree: Tree = smallvec![account];
+        let children = self.accounts[account].children.iter().filter(|child| self.has_idlers(**child));
+        tree.extend(children.filter(helps).flat_map(|child| self.idlers(*child)));
+        tree
+    }
+
+    /// Whether something may be idle in an account, or below it.
+    fn has_idlers(&self, id: AccountId) -> bool {
+        let account = &self.accounts[id];
+        account.warm + account.participating > 0
+    }
+
+    /// An account, and those below it where something may be idle.
+    pub(super) fn idlers(&self, account: AccountId) -> Tree {
+        self.tree_of(account, |below| self.has_idlers(below))
     }
 
     /// An account and all below it.
     pub(super) fn tree(&self, account: AccountId) -> Tree {
+        self.tree_of(account, |_| true)
+    }
+
+    /// An account, and those below it that are `of` interest, where those above them are.
+    fn tree_of(&self, account: AccountId, of: impl Fn(AccountId) -> bool) -> Tree {
         let mut tree: Tree = smallvec![account];
         let mut next = 0;
         while let Some(&id) = tree.get(next) {
-            tree.extend_from_slice(&self.accounts[id].children);
+            tree.extend(self.accounts[id].children.iter().copied().filter(|child| of(*child)));
             next += 1;
         }
         tree
@@ -232,16 +250,18 @@ impl Books {
             let chosen = self.sampler.choose(seats.len(), now, |index| notices[index].read());
             return chosen.map(|index| seats[index]);
         }
-        let at = |mut index: usize| {
-            for part in tree.iter().map(members) {
-                match index.checked_sub(part.warm().len()) {
-                    Some(beyond) => index = beyond,
-                    None => return (part.warm()[index], part.warm_shown()[index]),
-                }
-            }
-            unreachable!("BUG: a candidate out of range")
+        // Where each one's begin, counted through.
+        let mut count = 0;
+        let begin = |id: &AccountId| {
+            count += members(id).warm().len();
+            count - members(id).warm().len()
         };
-        let count = tree.iter().map(|id| members(id).warm().len()).sum();
+        let begins: SmallVec<[usize; 4]> = tree.iter().map(begin).collect();
+        let at = |index: usize| {
+            let part = begins.partition_point(|begin| *begin <= index) - 1;
+            let (members, index) = (members(&tree[part]), index - begins[part]);
+            (members.warm()[index], members.warm_shown()[index])
+        };
         self.sampler.choose(count, now, |index| at(index).1.read()).map(|index| at(index).0)
     }
 

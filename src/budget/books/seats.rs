@@ -327,8 +327,15 @@ impl Books {
 
     /// Everybody who has a slot of an account, or of one below it, or waits for one.
     pub(crate) fn seats_of(&self, account: AccountId) -> impl Iterator<Item = &Seat> {
-        let tree = self.tree(account);
-        self.seats.iter().map(|(_, seat)| seat).filter(move |seat| tree.contains(&seat.account))
+        self.seats.iter().map(|(_, seat)| seat).filter(move |seat| self.is_within(seat.account, account))
+    }
+
+    fn is_within(&self, id: AccountId, account: AccountId) -> bool {
+        let mut at = Some(id);
+        while let Some(id) = at.filter(|id| *id != account) {
+            at = self.accounts[id].parent;
+        }
+        at.is_some()
     }
 }
 
