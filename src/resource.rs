@@ -390,8 +390,9 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     }
 
     /// How many dials a burst of callers begins with. Each one that serves a caller allows for one more at a time, so
-    /// that their number doubles for as long as no connection comes back; and so it does after each 250 ms in which they
-    /// have not ended. At least 1. Default: 2.
+    /// that their number doubles for as long as no connection comes back. While callers wait and no dial ends, it doubles
+    /// after each 250 ms as well, up to 8: a peer that does not answer gets no more slots than that, each for the
+    /// [`dial_timeout`](Self::dial_timeout). At least 1. Default: 2.
     pub fn initial_dialing(mut self, dials: usize) -> Self {
         self.settings.dialing.first = dials.max(1);
         self
@@ -400,10 +401,12 @@ impl<C: Send + 'static> ConnResourceBuilder<C> {
     /// How long not to dial after failures: the third failure in a row, or one that is
     /// [permanent](crate::DialError::is_permanent), is followed by a pause of `first`, and each further one by a pause
     /// twice as long, up to `longest`; of each pause up to half is taken off at random. One dial then probes the
-    /// address. [`Duration::ZERO`]: no pauses. Default: 100 ms, 5 s.
+    /// address. A `first` of [`Duration::ZERO`]: no pauses, and a [stock](Self::min_idle) whose dial failed waits for the next
+    /// get. A `longest` below `first` counts as `first`. Default: 100 ms, 5 s.
     ///
-    /// Meanwhile a get that would have to dial fails at once, unless it is to
-    /// [wait](crate::Get::wait_for_ready).
+    /// Meanwhile a get that would have to dial fails at once, unless it is to [wait](crate::Get::wait_for_ready), or a
+    /// connection of the address is in use: then it waits for that, or for the end of the pause. A loop that gets and
+    /// fails has to sleep in between, for [`retry_in`](crate::GetDetails::retry_in) say.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         (self.settings.dialing.pause, self.settings.dialing.longest) = (first, longest);
         self

@@ -88,6 +88,11 @@ pub(crate) async fn learn() {
     std::future::poll_fn(look).await;
 }
 
+/// Takes part in tokio's cooperative budget. Pending: other tasks have their turn first, and the task is woken after them.
+pub(crate) fn consume_budget(cx: &mut Context<'_>) -> Poll<()> {
+    std::pin::pin!(task::coop::consume_budget()).poll(cx)
+}
+
 /// Whether `runtime` is the current one.
 #[inline]
 pub(crate) fn whereabouts(runtime: Id, waker: Option<&Waker>) -> Whereabouts {

@@ -18,12 +18,13 @@ use crate::clock::{self, Tick};
 use crate::error::{AcquireDetails, AcquireError};
 use crate::patience::Patience;
 use crate::stats::Event;
-use crate::upkeep;
+use crate::{runtime, upkeep};
 
 /// Waits for slots; made by [`Budget::acquire`](crate::Budget::acquire) and
 /// [`acquire_many`](crate::Budget::acquire_many).
 ///
-/// The place in the line is taken at the first poll.
+/// The place in the line is taken at the first poll; at the next one, if the task has used up its share of tokio's
+/// cooperative budget.
 ///
 /// # Cancel safety
 ///
@@ -45,6 +46,8 @@ pub struct Acquire<'a> {
     immediate: bool,
     patience: Patience<'a>,
     waiting: Option<Waiting>,
+    /// Takes part in tokio's cooperative budget.
+    cooperates: bool,
     /// Who called, if that is known.
     site: Option<Site>,
 }
@@ -63,6 +66,7 @@ impl<'a> Acquire<'a> {
             immediate: false,
             patience: Patience::default(),
             waiting: None,
+            cooperates: true,
             site: Some(site),
         }
     }
@@ -95,6 +99,7 @@ impl<'a> Acquire<'a> {
     /// Waits on this thread.
     #[track_caller]
     pub(super) fn blocking(mut self) -> Result<Slot, AcquireError> {
+        self.cooperates = false;
         match Pin::new(&mut self).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(acquired) => acquired,
             Poll::Pending => {
@@ -133,6 +138,9 @@ impl Future for Acquire<'_> {
             }
             if this.patience.is_cancelled() {
                 return Poll::Ready(Err(AcquireError::Cancelled { details: this.details(false, now) }));
+            }
+            if this.cooperates {
+                std::task::ready!(runtime::consume_budget(cx));
             }
             upkeep::see_to_slots(this.partition);
             let hopeless = this.immediate && !may_have(this.partition, this.weight);

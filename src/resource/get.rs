@@ -35,6 +35,14 @@ use waiting::Slow;
 /// A `Get` that is not polled keeps what was granted to it: do not leave one lying about. Poll it on the runtime it was
 /// polled on first: its timers, and its dial, are there.
 ///
+/// A connection is given out only on the runtime that it was dialled on; a get that comes upon one of another runtime closes
+/// it. A task that goes from one runtime to another (a `LocalSet` that is driven by two, a `Handle::enter`) is taken to be
+/// where it first asked.
+///
+/// A get that finds something idle takes no part in tokio's cooperative budget: a task that does nothing but get and put
+/// keeps others of its thread from running, unless it awaits something else too
+/// ([`consume_budget`](tokio::task::coop::consume_budget), say). One that fails does take part.
+///
 /// # Cancel safety
 ///
 /// Dropping it loses its place in line and nothing else: a connection or slot granted to it goes to the next,
@@ -46,7 +54,8 @@ use waiting::Slow;
 ///
 /// # Panics
 ///
-/// If it has to wait or to dial and there is no tokio runtime with a time driver.
+/// If it has to wait or to dial and there is no tokio runtime with a time driver. On a runtime without one the tasks that
+/// look after idle connections panic as well.
 #[must_use = "futures do nothing unless polled"]
 pub struct Get<'a, C> {
     resource: Source<'a, C>,
@@ -69,6 +78,8 @@ enum Stage<'a, C> {
     Behind(Behind<C>),
     /// It can be over, and no more.
     Slow(Box<Slow<'a, C>>),
+    /// In vain, which is told when other tasks have had their turn.
+    Failed(GetError),
 }
 
 /// What a get keeps that only waits for a connection of its address: it is looked after (see [`upkeep::hasten`]), and
@@ -222,6 +233,10 @@ impl<C: Send + 'static> Future for Get<'_, C> {
             }
             Stage::Behind(_) => this.poll_behind(cx),
             Stage::Slow(_) => this.poll_slow(cx),
+            Stage::Failed(_) => match std::mem::replace(&mut this.stage, Stage::Idle) {
+                Stage::Failed(error) => Poll::Ready(Err(error)),
+                _ => unreachable!("BUG: a get that has failed"),
+            },
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::clock::Tick;
 /// Failures in a row that are told as they come, before the address pauses.
 const FREE_FAILURES: u32 = 3;
 
+/// Dials that haste may begin at a peer of which it is not known whether it answers.
+const MOST_UNANSWERED: usize = 8;
+
 /// Without any, a caller would do nothing but fail; and longer ones no timer can tell.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 const MOST_PAUSE: Duration = Duration::from_secs(86_400);
@@ -89,6 +92,12 @@ impl Pace {
     /// A caller comes that does not wait, and finds so many dials under way.
     pub(crate) fn urge(&mut self, dials: usize) {
         self.ramp = self.ramp.max(dials.saturating_add(1));
+    }
+
+    /// None of so many dials under way has ended for long: others may begin beside them, as many again, but few in all. That
+    /// it is the peer which is silent is as likely, and each takes a slot until its time is over.
+    pub(crate) fn hasten(&mut self, dials: usize) {
+        self.ramp = self.ramp.max(dials.saturating_mul(2).min(MOST_UNANSWERED));
     }
 
     /// Whether a connection that comes back makes no difference.

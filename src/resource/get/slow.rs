@@ -47,7 +47,13 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             upkeep::restock(self.resource.shared()); // the caller first
         }
         match done {
-            Some(done) => Poll::Ready(done),
+            Some(Ok(conn)) => Poll::Ready(Ok(conn)),
+            // Else a loop of gets that fail at once would keep all else of its thread from running.
+            Some(Err(error)) if runtime::consume_budget(cx).is_pending() => {
+                self.stage = Stage::Failed(error);
+                Poll::Pending
+            }
+            Some(Err(error)) => Poll::Ready(Err(error)),
             None => self.poll_slow(cx),
         }
     }
@@ -313,7 +319,9 @@ impl<'a, C> Get<'a, C> {
     pub(super) fn slow(&mut self) -> &mut Slow<'a, C> {
         match &mut self.stage {
             Stage::Slow(slow) => slow,
-            Stage::Idle | Stage::Behind(_) => unreachable!("BUG: a get in line, that looks after itself"),
+            Stage::Idle | Stage::Behind(_) | Stage::Failed(_) => {
+                unreachable!("BUG: a get in line, that looks after itself")
+            }
         }
     }
 
@@ -344,7 +352,7 @@ impl<'a, C> Get<'a, C> {
     pub(super) fn leave(&mut self) {
         match &self.stage {
             Stage::Slow(slow) if slow.place.is_none() => self.detach(),
-            Stage::Slow(_) | Stage::Behind(_) | Stage::Idle => drop(self.leave_line()),
+            Stage::Slow(_) | Stage::Behind(_) | Stage::Idle | Stage::Failed(_) => drop(self.leave_line()),
         }
     }
 
@@ -370,7 +378,7 @@ impl<'a, C> Get<'a, C> {
     fn leave_line(&mut self) -> Option<Outcome> {
         let shared = self.resource.shared();
         let (caller, place, attempt, rests) = match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Idle => return None,
+            Stage::Idle | Stage::Failed(_) => return None,
             Stage::Behind(Behind { caller, place, .. }) => (caller, Some(place), None, false),
             Stage::Slow(slow) => {
                 let rests = slow.rests();

@@ -66,7 +66,7 @@ impl<C> Shared<C> {
         // The clock is a tick or two behind the timer.
         let stalled = now.since(rare.moved) >= span - span / 8;
         if stalled && dials > 0 && dials >= rare.pace.allowed(limits) {
-            rare.pace.urge(2 * dials - 1);
+            rare.pace.hasten(dials);
             rare.moved = now;
         }
         rare.pace.probe(now); // who was to may be on a runtime that is not driven
