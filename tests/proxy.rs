@@ -222,6 +222,8 @@ async fn a_proxy_that_never_answers_ends_with_the_dials_timeout_and_leaves_nothi
         assert_at_rest(&budget, 0);
         let error = resource.get().dial_timeout(Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, GetError::DialTimeout { .. }), "{error}");
+        let source = std::error::Error::source(&error).unwrap();
+        assert_eq!(source.to_string(), "timed out while waiting for the proxy, which was reached");
         assert_eq!(sockets_to(proxy), 0);
         assert_at_rest(&budget, 0);
     }

@@ -133,6 +133,8 @@ async fn each_attempt_has_a_slot_and_a_dial_that_is_dropped_leaves_none() {
     }
     let error = peers.get().await.unwrap_err();
     assert!(matches!(error, GetError::DialTimeout { .. }), "{error}");
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "timed out while connecting");
     assert_eq!(sockets_to_port(port), before);
     assert_at_rest(&budget, 0);
 }
@@ -352,6 +354,18 @@ async fn connections_come_from_the_local_address() {
     let (conn, listener) = connected(Tcp::default().local_address([127, 0, 0, 2].into())).await.unwrap();
     assert_eq!(listener.accept().unwrap().1.ip(), IpAddr::from([127, 0, 0, 2]));
     drop(conn);
+}
+
+#[tokio::test]
+async fn a_dial_that_times_out_tells_which_of_its_attempts_was_refused() {
+    let (_listener, _holes, port) = black_holes(1);
+    tokio::time::pause();
+    let script = Script::ips(&["127.0.0.9", BLACK[0]]);
+    let peers = resource(&Budget::new(10), port, Tcp::default().resolver(script));
+    let error = peers.get().await.unwrap_err();
+    assert!(matches!(error, GetError::DialTimeout { .. }), "{error}");
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("127.0.0.9") && source.contains("refused"), "{source}");
 }
 
 #[tokio::test]

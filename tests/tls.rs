@@ -542,6 +542,8 @@ async fn a_peer_that_never_answers_the_handshake_is_given_up_in_time() {
     tokio::time::pause();
     let error = get.await.unwrap_err();
     assert!(matches!(error, GetError::DialTimeout { .. }), "{error}");
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "timed out while shaking hands over TLS");
     stream.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(sockets_to(mute.address), 0);
     assert_at_rest(&budget, 0);

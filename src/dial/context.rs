@@ -1,10 +1,11 @@
 //! What a dial is given: its slot, and the way to more. All that a dialer ever sees of the budget.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use crate::budget::Budget;
 use crate::budget::slot::{Held, Lease, Slot};
+use crate::error::DialError;
 use crate::sync::Mutex;
 
 /// What a dial is given: one slot, held already, and the way to more.
@@ -13,6 +14,15 @@ use crate::sync::Mutex;
 pub struct DialContext {
     budget: Budget,
     lease: Mutex<Parts>,
+    /// What is to be told if its time is over before its end.
+    progress: Mutex<Option<Progress>>,
+}
+
+/// How far a dial has come.
+#[derive(Debug)]
+enum Progress {
+    Doing(&'static str),
+    Failed(DialError),
 }
 
 /// Who has the lease of a dial.
@@ -63,7 +73,8 @@ impl fmt::Debug for SlotShare {
 
 impl DialContext {
     pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
-        Self { budget, lease: Mutex::new(Parts::Alone(Some(Lease::from(slot)))) }
+        let lease = Mutex::new(Parts::Alone(Some(Lease::from(slot))));
+        Self { budget, lease, progress: Mutex::default() }
     }
 
     /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
@@ -124,6 +135,45 @@ impl DialContext {
     /// connection's, and the share keeps nothing: let what has descriptors open end before.
     pub fn share_slot(&self) -> SlotShare {
         SlotShare { _lease: self.lease.lock().share() }
+    }
+
+    /// Says what the dial does from now on, in words that go after "while": if it times out, that is the
+    /// [source](std::error::Error::source) of its [`DialTimeout`](crate::GetError::DialTimeout), until something
+    /// [fails](Self::note_failure).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use fdpool::{DialContext, DialError};
+    /// # async fn connect() -> Result<(), DialError> { Ok(()) }
+    /// # async fn log_in() -> Result<(), DialError> { Ok(()) }
+    /// async fn dial(cx: &DialContext) -> Result<(), DialError> {
+    ///     connect().await?;
+    ///     cx.begin_step("logging in");
+    ///     log_in().await
+    /// }
+    /// ```
+    pub fn begin_step(&self, doing: &'static str) {
+        let former = self.progress.lock().replace(Progress::Doing(doing));
+        drop(former); // an error is the dialer's: not under a lock (I3)
+    }
+
+    /// Something failed that the dial goes on after, one of several attempts say: if it times out, that is told as the
+    /// [source](std::error::Error::source).
+    pub fn note_failure(&self, error: impl Into<DialError>) {
+        let former = self.progress.lock().replace(Progress::Failed(error.into()));
+        drop(former);
+    }
+
+    /// What is known of a dial whose time is over.
+    pub(crate) fn cause_of_timeout(&self) -> Option<DialError> {
+        let progress = self.progress.lock().take();
+        progress.map(|progress| match progress {
+            Progress::Doing(doing) => {
+                io::Error::new(io::ErrorKind::TimedOut, format!("timed out while {doing}")).into()
+            }
+            Progress::Failed(error) => error,
+        })
     }
 
     /// Whether the dial has its slot still, to begin again with.

@@ -240,7 +240,9 @@ impl Tcp {
 
     /// The addresses of a name that can be dialled, in the order in which they are.
     async fn addresses(&self, host: &str, port: u16, cx: &DialContext) -> Result<Vec<SocketAddr>, DialError> {
+        cx.begin_step("resolving its name");
         let ips = self.names.lookup(host, cx).await?;
+        cx.begin_step("connecting");
         let sockets = happy::interleaved(&ips).into_iter().map(|ip| SocketAddr::new(ip, port));
         let reached: Vec<_> = sockets.filter(|peer| self.options.local.reaches(*peer)).collect();
         if reached.is_empty() {

@@ -185,6 +185,7 @@ where
         let conn = self.inner.dial(address, cx).await?;
         let peer = idle::Socket::of(&conn).and_then(idle::Socket::peer);
         let connector = TlsConnector::from(Arc::clone(&self.config));
+        cx.begin_step("shaking hands over TLS");
         let handshake = connector.connect(name.clone(), conn).into_fallible();
         // CANCEL: the handshake owns the connection, and closes it when dropped.
         match handshake.instrument(tracing::debug_span!("tls_handshake")).await {

@@ -163,7 +163,10 @@ async fn run<D: Dial>(job: Job, unfinished: Unfinished<D::Conn>, dialer: Arc<D>)
                 }
             }
             Some(Err(error)) => break Outcome::Failed(Failure::Error(error)),
-            None => break Outcome::Failed(Failure::Timeout { hasty: terms.hasty }),
+            None => {
+                let (hasty, cause) = (terms.hasty, cx.cause_of_timeout());
+                break Outcome::Failed(Failure::Timeout { hasty, cause });
+            }
             Some(Ok(conn)) => break Outcome::Dialled(conn),
         }
     };

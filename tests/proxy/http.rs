@@ -123,6 +123,8 @@ async fn sends_no_header_that_would_be_two() {
         (proxy.clone().header("X", "hunter2\0"), "header field X"),
         (proxy.clone().header("X: y\r\nZ", "hunter2"), "no name"),
         (proxy.clone().header("", "hunter2"), "no name"),
+        (proxy.clone().header("host", "hunter2"), "not to be given"),
+        (proxy.clone().header("Content-Length", "hunter2"), "not to be given"),
         (proxy.clone().basic_auth("a:b", "hunter2"), "colon"),
     ];
     for (dialer, words) in cases {

@@ -72,7 +72,8 @@ impl<D> HttpConnect<D> {
         self
     }
 
-    /// Sends a header field with each request, after `Host` and those given before. By default there are none.
+    /// Sends a header field with each request, after `Host` and those given before. By default there are none. With one
+    /// that is malformed, or `Host`, `Content-Length` or `Transfer-Encoding`, dials fail for good.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -106,6 +107,7 @@ where
             .map_err(|why| Step::Prepare.failed(DialError::new(why)).permanent())?;
         // CANCEL: here and below, the connection to the proxy is closed with this future.
         let mut conn = self.inner.dial(&self.proxy, cx).await.map_err(|error| Step::Reach.failed(error))?;
+        cx.begin_step("waiting for the proxy, which was reached");
         let step = Step::Request;
         conn.write_all(request.as_bytes()).await.map_err(|error| step.broken(error))?;
         conn.flush().await.map_err(|error| step.broken(error))?;
@@ -136,6 +138,9 @@ fn push_field(request: &mut String, name: &str, value: &str) -> Result<(), Strin
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {
         return Err(format!("{name:?} is no name of a header field"));
+    }
+    if ["Host", "Content-Length", "Transfer-Encoding"].iter().any(|taken| taken.eq_ignore_ascii_case(name)) {
+        return Err(format!("{name} is not to be given: a CONNECT request has its own Host, and no content"));
     }
     if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
         return Err(format!("the value of the header field {name} has a control character"));
@@ -197,6 +202,7 @@ fn status(header: &[u8]) -> Result<u16, Failed> {
     let mut response = httparse::Response::new(&mut fields);
     let mut tolerant = httparse::ParserConfig::default();
     tolerant.allow_obsolete_multiline_headers_in_responses(true);
+    tolerant.allow_spaces_after_header_name_in_responses(true);
     let garbage = |why: &dyn fmt::Display| Step::Request.garbage(format!("its answer is no HTTP: {why}"));
     match tolerant.parse_response(&mut response, header) {
         Ok(httparse::Status::Complete(_)) => response.code.ok_or_else(|| garbage(&"no status")),

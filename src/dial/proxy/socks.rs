@@ -99,6 +99,7 @@ where
         let request = request(&destination);
         // CANCEL: here and below, the connection to the proxy is closed with this future.
         let mut conn = self.inner.dial(&self.proxy, cx).await.map_err(|error| Step::Reach.failed(error))?;
+        cx.begin_step("waiting for the proxy, which was reached");
         authenticate(&mut conn, credentials.as_deref()).await?;
         ask_to_connect(&mut conn, &request).await?;
         Ok(conn)

@@ -93,6 +93,8 @@ pub(super) async fn race(
                 schedule.without_descriptor();
             }
             Err(error) => {
+                let said = format!("{}: {error}; no other address answers", attempt.address);
+                cx.note_failure(io::Error::new(error.kind(), said));
                 failures.push(attempt.failed(race.elapsed(), error));
                 race.give_back();
                 schedule.failed();

@@ -39,7 +39,11 @@ impl HandshakeError {
         name: &ServerName<'_>,
         source: io::Error,
     ) -> Self {
-        let peer = peer.map_or_else(|| address.to_string(), |peer| peer.to_string());
+        // By way of a proxy, the socket's peer is that.
+        let peer = match peer.map(|peer| peer.to_string()) {
+            Some(peer) if peer != address.as_str() => format!("{address} (at {peer})"),
+            _ => address.to_string(),
+        };
         Self { peer, name: name.to_str().into_owned(), source }
     }
 

@@ -219,8 +219,8 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             Grant::Failed(failure) => {
                 let place = slow.place.take();
                 let tries_again = slow.caller.wants.patient && !slow.caller.immediate;
-                if let (Failure::Timeout { hasty: true }, Some(place), true) = (&failure, place, tries_again)
-                {
+                let of_haste = matches!(failure, Failure::Timeout { hasty: true, .. });
+                if let Some(place) = place.filter(|_| of_haste && tries_again) {
                     return self.rest_from_haste(place);
                 }
                 if let Failure::Closed = failure {
@@ -335,9 +335,9 @@ impl<'a, C> Get<'a, C> {
             Failure::Never => {
                 GetError::Exhausted { details: details(Phase::WaitingForSlot), source: shared.last_error() }
             }
-            Failure::Timeout { .. } => GetError::DialTimeout {
+            Failure::Timeout { cause, .. } => GetError::DialTimeout {
                 details: shared.details(Phase::Dialing, began, true),
-                source: shared.last_error(),
+                source: cause.or_else(|| shared.last_error()),
             },
         }
     }

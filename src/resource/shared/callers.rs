@@ -125,8 +125,8 @@ impl<C> Grant<C> {
 pub(crate) enum Failure {
     /// A dial's.
     Error(DialError),
-    /// A dial's that took too long; or so its initiator says, and nobody else.
-    Timeout { hasty: bool },
+    /// A dial's that took too long; or so its initiator says, and nobody else. With what is known of why.
+    Timeout { hasty: bool, cause: Option<DialError> },
     /// There was no dial: the address pauses.
     Paused(DialError),
     /// The budget, or the resource, is closed.

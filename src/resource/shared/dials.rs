@@ -151,9 +151,11 @@ impl<C: Send + 'static> Shared<C> {
         // Without pauses there is nothing to wait for.
         let pauses = !limits.pause.is_zero();
         let tells = |waiter: &Waiter<C>| permanent || !pauses || !waiter.wants.patient;
-        let hasty = matches!(failure, Failure::Timeout { hasty: true });
+        let hasty = matches!(failure, Failure::Timeout { hasty: true, .. });
         let former = match &failure {
-            Failure::Error(error) => rare.last_error.replace(error.clone()),
+            Failure::Error(error) | Failure::Timeout { hasty: false, cause: Some(error) } => {
+                rare.last_error.replace(error.clone())
+            }
             Failure::Timeout { .. } | Failure::Paused(_) | Failure::Closed | Failure::Never => None,
         };
         rare.note_move();
