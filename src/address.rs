@@ -13,6 +13,9 @@ use smol_str::{SmolStr, ToSmolStr, format_smolstr};
 /// [`Dial`](crate::Dial) it is given to: a host and a port for [`Tcp`](crate::dial::Tcp), whatever you like for a dialer of
 /// your own.
 ///
+/// It is shown with its control characters escaped, in errors and logs too: one that came from elsewhere cannot end a line
+/// there. [`as_str`](Self::as_str) has it as it is.
+///
 /// # Examples
 ///
 /// ```
@@ -39,7 +42,14 @@ impl fmt::Debug for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.as_str(), f)
+        let address = self.as_str();
+        if !address.contains(char::is_control) {
+            return fmt::Display::fmt(address, f);
+        }
+        address.chars().try_for_each(|char| match char.is_control() {
+            true => write!(f, "{}", char.escape_debug()),
+            false => write!(f, "{char}"),
+        })
     }
 }
 
@@ -132,5 +142,18 @@ impl From<&Path> for Address {
 impl From<&PathBuf> for Address {
     fn from(path: &PathBuf) -> Self {
         path.as_path().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_shown_ends_no_line() {
+        let address = Address::from("a\r\nERROR: b\u{1b}[31m:80");
+        assert_eq!(address.to_string(), "a\\r\\nERROR: b\\u{1b}[31m:80");
+        assert_eq!(address.as_str(), "a\r\nERROR: b\u{1b}[31m:80");
+        assert_eq!(format!("{:>6}", Address::from("b:80")), "  b:80");
     }
 }

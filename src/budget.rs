@@ -199,7 +199,9 @@ impl Budget {
     /// fewer; a limit that shrinks takes those last. Those that were out when the child was made come to it as they come
     /// back. At most `at_most` are kept, and no more than this budget's limit when the child is made.
     ///
-    /// What is kept for a child is lost to the others while it does not use it.
+    /// What is kept for a child is lost to the others while it does not use it. A request of theirs for more than is left by
+    /// the floors is refused: a new one at once, an [`acquire`](Self::acquire) that waits when its turn comes. A get that
+    /// waits already goes on waiting.
     ///
     /// When the floors of several children are together more than this budget has, because its limit has fallen, say,
     /// they are kept evenly: for each, up to its floor, as many as can be kept for all. What is left over then is for

@@ -98,7 +98,7 @@ impl GetDetails {
 /// Why there is no connection.
 ///
 /// `source()` is the last dial error at the address, where there is one: a get that timed out while its peer
-/// refuses connections says so.
+/// refuses connections says so. The text of [`Dial`](Self::Dial) has that of its source in it; those of the others do not.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {

@@ -101,7 +101,8 @@ counters! {
     Wait => waits,
     /// Dials that found no descriptor (`EMFILE`, `ENFILE`) although the budget had one to give.
     Emfile => emfile,
-    /// Panics of user code that were caught because they would have hit somebody else.
+    /// Panics of user code that were caught because they would have hit somebody else. Not those of wakers, nor of a dial
+    /// that goes on in a task of its own, which is one of the `dial_failures`.
     Panic => panics,
 }
 

@@ -11,8 +11,9 @@ use crate::sync::{Ordering, fence};
 
 /// A pool of another kind that keeps idle descriptors under a shared [`Budget`](crate::Budget).
 ///
-/// Register it with [`Budget::register`](crate::Budget::register): when somebody needs a slot and none is
-/// free, it is asked to close one of its idle descriptors, as often as it has many.
+/// Register it with [`Budget::register`](crate::Budget::register): when somebody needs a slot and none is free, the pools
+/// of the budget and fdpool's own addresses are drawn from at random, each in proportion to how much it has idle, and the one
+/// that is drawn is asked to close one of its idle descriptors.
 ///
 /// Both methods run outside of fdpool's locks, in whatever call finds that a slot is wanted: anybody's `get` or
 /// `acquire`, but also a `put`, a `close`, the drop of a [`Conn`](crate::Conn), a [`Slot`](crate::Slot) or a

@@ -27,7 +27,8 @@ pub use hickory::Hickory;
 
 /// Turns names into addresses.
 ///
-/// The addresses come in the order in which they are to be tried; the families are made to take turns afterwards.
+/// The addresses come in the order in which they are to be tried; the families are made to take turns afterwards. They have
+/// no zone: a link-local IPv6 address is of no use here, only as part of an address that names its interface.
 /// Several lookups may run at once, of one name too.
 ///
 /// # Cancel safety

@@ -16,8 +16,8 @@ use crate::error::DialError;
 /// namespace (a file whose name begins so is `./@name`).
 ///
 /// A listener whose backlog is full makes the dial wait until it accepts, as a blocking `connect` would: the dial
-/// asks again and again, at first after 1 ms, then at most 32 ms apart, until it is dropped or times out. (So on
-/// Linux; a system that refuses such connections is believed.)
+/// asks again and again, at first after 1 ms, then at most 32 ms apart, until it is dropped or times out. That is so on
+/// Linux; where the system refuses such connections, the dial fails.
 ///
 /// Idle connections are checked as those of [`Tcp`](super::Tcp) are.
 ///

@@ -31,8 +31,8 @@ const LONGEST_HEADER: usize = 16 * 1024;
 ///
 /// They name the proxy, the destination, the step that failed, and the status the proxy answered, never a password or
 /// a header's value. Permanent are: a destination that is no `host:port`, a header or user that cannot be sent,
-/// the statuses 400, 401, 403, 405, 407, 501 and 505; and what is permanent for `D`. Everything else may pass,
-/// also an answer that is none, or has a header of more than 16 KiB.
+/// the statuses 400, 401, 403, 405, 407, 501 and 505; and what is permanent for `D`. Everything else may pass, as may an
+/// answer that is not HTTP, or whose header has more than 16 KiB.
 ///
 /// # Examples
 ///

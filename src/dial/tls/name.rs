@@ -6,7 +6,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::error::DialError;
 
-/// The name that a peer's certificate has to prove, and that is sent to it (SNI): a DNS name or an IP address.
+/// The name that a peer's certificate has to prove: a DNS name, which is also sent to it (SNI), or an IP address.
 ///
 /// Made of a string or of a [`ServerName`]. A string that cannot be one fails the dials.
 #[derive(Clone, Debug)]

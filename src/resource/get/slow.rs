@@ -176,6 +176,9 @@ impl<'a, C: Send + 'static> Get<'a, C> {
             let (place, dials, has_dialled) = (slow.place, slow.attempt.is_some(), slow.has_dialled());
             let may_queue = !dials && (has_dialled || self.immediate);
             let queues_again = may_queue && self.resource.shared().is_queued(place);
+            if queues_again && has_dialled {
+                upkeep::look_after_queue(self.resource.shared()); // whose dial it counted on may not have
+            }
             if self.immediate && queues_again {
                 // Its dial found no descriptor.
                 return Poll::Ready(Err(self.give_up(None).expect("BUG: a get in line")));
