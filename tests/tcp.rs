@@ -357,6 +357,27 @@ async fn connections_come_from_the_local_address() {
 }
 
 #[tokio::test]
+async fn a_family_that_does_not_work_is_waited_for_once_in_ten_minutes() {
+    if !has_ipv6() {
+        return;
+    }
+    let (sockets, port) = bound(&["::1", "127.0.0.1"]);
+    let [six, four] = <[_; 2]>::try_from(sockets).unwrap();
+    let (_hole, _listener) = (BlackHole::new(six), listening(four));
+    tokio::time::pause();
+    let script = Script::ips(&["::1", "127.0.0.1"]);
+    let peers = resource(&Budget::new(10), port, Tcp::default().resolver(script));
+    let mut took = Vec::new();
+    for pause in [0, 1, 300, 300] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        let began = now();
+        peers.get().fresh().await.unwrap().close();
+        took.push(began.elapsed().as_millis() >= 250);
+    }
+    assert_eq!(took, [true, false, false, true]);
+}
+
+#[tokio::test]
 async fn a_dial_that_times_out_tells_which_of_its_attempts_was_refused() {
     let (_listener, _holes, port) = black_holes(1);
     tokio::time::pause();

@@ -42,6 +42,9 @@ use target::Target;
 /// than three addresses (5 seconds among all but the last, but not less than 250 ms each). The
 /// [`attempt_delay`](Self::attempt_delay) and an [`attempt_timeout`](Self::attempt_timeout) can be set.
 ///
+/// Where IPv6 was connected to although an IPv4 address came first, or the other way round, that family leads at the name for
+/// ten minutes: if one of them does not work, only a dial every ten minutes waits for it.
+///
 /// Attempts that are lost are told as `tracing` events of level DEBUG.
 ///
 /// # Names
@@ -232,10 +235,16 @@ impl Tcp {
 
     async fn dial_name(&self, host: &str, port: u16, cx: &DialContext) -> Result<TcpStream, DialError> {
         let addresses = self.addresses(host, port, cx).await?;
-        race::race(&addresses, &self.options, cx).await.map_err(|lost| match lost {
-            Lost::All(failures) => AttemptsFailed::new(failures).into(),
-            Lost::NoDescriptor(error) => error.into(),
-        })
+        match race::race(&addresses, &self.options, cx).await {
+            Ok((stream, winner)) => {
+                if addresses.len() > 1 {
+                    self.names.note_winner(host, winner.ip());
+                }
+                Ok(stream)
+            }
+            Err(Lost::All(failures)) => Err(AttemptsFailed::new(failures).into()),
+            Err(Lost::NoDescriptor(error)) => Err(error.into()),
+        }
     }
 
     /// The addresses of a name that can be dialled, in the order in which they are.
@@ -243,7 +252,8 @@ impl Tcp {
         cx.begin_step("resolving its name");
         let ips = self.names.lookup(host, cx).await?;
         cx.begin_step("connecting");
-        let sockets = happy::interleaved(&ips).into_iter().map(|ip| SocketAddr::new(ip, port));
+        let order = happy::interleaved(&ips, self.names.ipv6_leads(host));
+        let sockets = order.into_iter().map(|ip| SocketAddr::new(ip, port));
         let reached: Vec<_> = sockets.filter(|peer| self.options.local.reaches(*peer)).collect();
         if reached.is_empty() {
             return Err(unreached());

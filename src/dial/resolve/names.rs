@@ -130,6 +130,17 @@ impl Names {
         self.table.lock().leads_to(host, ip)
     }
 
+    /// Whether the IPv6 addresses of a host are to be tried first, if its resolver names the others first, or the other way
+    /// round.
+    pub(in crate::dial) fn ipv6_leads(&self, host: &str) -> Option<bool> {
+        self.table.lock().ipv6_leads(host, clock::instant())
+    }
+
+    /// A dial has connected to this of a host's addresses.
+    pub(in crate::dial) fn note_winner(&self, host: &str, winner: IpAddr) {
+        self.table.lock().note_winner(host, winner, clock::instant());
+    }
+
     /// When an answer that comes now is to be asked for again. Up to an eighth early, so that what asks at the same
     /// time once does not always.
     fn due(&self, now: Instant) -> Instant {

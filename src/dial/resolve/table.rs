@@ -15,6 +15,9 @@ pub(super) const UNUSED: usize = 1024;
 /// How long a lookup in the background may take before another may begin.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the family leads that was connected to although the resolver named the other first.
+const LEADS: Duration = Duration::from_secs(600);
+
 /// All names of one resolver.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -33,6 +36,8 @@ pub(super) struct Entry {
     /// When the last of them left.
     used: u64,
     answer: Option<Answer>,
+    /// Whether IPv6 is to be tried first, where the answer does not say so, or the other way round; and until when.
+    ipv6_leads: Option<(bool, Instant)>,
     /// Grows with each answer that is another.
     version: u64,
     /// How many lookups have begun, and which of them the answer is of.
@@ -131,6 +136,23 @@ impl Table {
             let spared = spared.iter().flat_map(|spared| &spared.ips);
             sorted.iter().chain(spared).any(|known| known.to_canonical() == ip.to_canonical())
         })
+    }
+
+    pub(super) fn ipv6_leads(&self, host: &str, now: Instant) -> Option<bool> {
+        let (ipv6, until) = self.names.get(host)?.ipv6_leads?;
+        (now < until).then_some(ipv6)
+    }
+
+    /// One of a name's addresses was connected to before all others.
+    pub(super) fn note_winner(&mut self, host: &str, winner: IpAddr, now: Instant) {
+        let led = self.ipv6_leads(host, now);
+        let Some(Entry { answer: Some(answer), ipv6_leads, .. }) = self.names.get_mut(host) else { return };
+        let first = answer.ips.first().map(IpAddr::is_ipv6);
+        if first == Some(winner.is_ipv6()) {
+            *ipv6_leads = None;
+        } else if led.is_none() {
+            *ipv6_leads = Some((winner.is_ipv6(), now + LEADS));
+        }
     }
 
     #[cfg(test)]
@@ -403,6 +425,26 @@ mod tests {
         table.leave(&last);
         used.iter().for_each(|host| table.leave(host));
         assert_eq!(table.unused, table.len());
+    }
+
+    #[test]
+    fn the_family_that_won_leads_for_a_while_and_is_not_prolonged() {
+        let [four, six] = ["10.0.0.1", "::6"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let (mut table, now) = (Table::default(), start());
+        let host = table.enter("name");
+        table.note_winner("name", four, now);
+        assert_eq!(table.ipv6_leads("name", now), None, "nothing is known of it");
+        let lookup = table.entry(&host).ask();
+        table.entry(&host).answered(lookup, vec![six, four], now, now);
+        table.note_winner("name", six, now);
+        assert_eq!(table.ipv6_leads("name", now), None, "as the resolver says");
+        table.note_winner("name", four, now);
+        assert_eq!(table.ipv6_leads("name", now), Some(false));
+        table.note_winner("name", four, now + LEADS / 2);
+        assert_eq!(table.ipv6_leads("name", now + LEADS), None, "the other is tried again");
+        table.note_winner("name", four, now + LEADS);
+        table.note_winner("name", six, now + LEADS);
+        assert_eq!(table.ipv6_leads("name", now + LEADS), None, "it works again");
     }
 
     #[test]

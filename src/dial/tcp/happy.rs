@@ -21,12 +21,12 @@ pub(super) fn share(addresses: usize) -> Duration {
     (TOGETHER / others).clamp(ATTEMPT_DELAY, LONGEST_SHARE)
 }
 
-/// The addresses in the order of RFC 8305, section 4: the families in turn, beginning with that of the first, each
-/// in the order given. Each address once.
-pub(super) fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
+/// The addresses in the order of RFC 8305, section 4: the families in turn, beginning with that of the first, or with IPv6 or
+/// not if that is said; each in the order given. Each address once.
+pub(super) fn interleaved(addresses: &[IpAddr], ipv6_leads: Option<bool>) -> Vec<IpAddr> {
     let mut seen = HashSet::new();
     let once = addresses.iter().copied().filter(|address| seen.insert(*address));
-    let leading = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let leading = ipv6_leads.unwrap_or_else(|| addresses.first().is_some_and(IpAddr::is_ipv6));
     let (first, second): (Vec<_>, Vec<_>) = once.partition(|address| address.is_ipv6() == leading);
     let mut order = Vec::with_capacity(first.len() + second.len());
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
@@ -125,8 +125,12 @@ mod tests {
             (&["1.0.0.1", "::1", "::2", "1.0.0.2"], &["1.0.0.1", "::1", "1.0.0.2", "::2"]),
             (&["::1", "1.0.0.1", "::1", "1.0.0.1", "1.0.0.2"], &["::1", "1.0.0.1", "1.0.0.2"]),
         ] {
-            assert_eq!(interleaved(&ips(given)), ips(expected), "{given:?}");
+            assert_eq!(interleaved(&ips(given), None), ips(expected), "{given:?}");
         }
+        let given = ips(&["::1", "::2", "1.0.0.1"]);
+        assert_eq!(interleaved(&given, Some(false)), ips(&["1.0.0.1", "::1", "::2"]));
+        assert_eq!(interleaved(&given, Some(true)), ips(&["::1", "1.0.0.1", "::2"]));
+        assert_eq!(interleaved(&given[..2], Some(false)), ips(&["::1", "::2"]), "there are none of that");
     }
 
     /// Every answer of up to six addresses, of three of each family.
@@ -136,7 +140,7 @@ mod tests {
         for code in 0..7_usize.pow(6) {
             let digits = (0..6).map(|place| code / 7_usize.pow(place) % 7);
             let given: Vec<_> = digits.filter_map(|digit| six.get(digit).copied()).collect();
-            let order = interleaved(&given);
+            let order = interleaved(&given, None);
             assert_eq!(order.first(), given.first());
             let (set, once): (HashSet<_>, HashSet<_>) = (given.iter().collect(), order.iter().collect());
             assert_eq!((order.len(), &set), (set.len(), &once));

@@ -30,17 +30,18 @@ pub(super) enum Lost {
     All(Vec<(SocketAddr, io::Error)>),
 }
 
-/// Tries the addresses in their order. There is at least one.
+/// Tries the addresses in their order. There is at least one. Tells which has won.
 pub(super) async fn race(
     addresses: &[SocketAddr],
     options: &Options,
     cx: &DialContext,
-) -> Result<TcpStream, Lost> {
+) -> Result<(TcpStream, SocketAddr), Lost> {
     if let [address] = addresses {
-        return alone(*address, options).await.map_err(|error| match is_out_of_descriptors(&error) {
-            true => Lost::NoDescriptor(error),
-            false => Lost::All(vec![(*address, error)]),
-        });
+        return match alone(*address, options).await {
+            Ok(stream) => Ok((stream, *address)),
+            Err(error) if is_out_of_descriptors(&error) => Err(Lost::NoDescriptor(error)),
+            Err(error) => Err(Lost::All(vec![(*address, error)])),
+        };
     }
     let start = clock::instant();
     let mut waiting: VecDeque<_> = addresses.iter().copied().collect();
@@ -81,7 +82,7 @@ pub(super) async fn race(
         match outcome {
             Ok(stream) => {
                 race.call_off();
-                return Ok(stream);
+                return Ok((stream, attempt.address));
             }
             Err(error) if is_out_of_descriptors(&error) => {
                 let (address, error) = attempt.failed(race.elapsed(), error);
