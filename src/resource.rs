@@ -275,7 +275,7 @@ impl<C: Send + 'static> ConnResource<C> {
     /// One look of the keeper's, whose task no model drives.
     pub fn look_after_idle(&self) {
         let shared = &self.shared;
-        crate::upkeep::Tended::tend(Arc::clone(shared), crate::clock::now());
+        crate::upkeep::Tended::tend(Arc::clone(shared), crate::upkeep::Cause::Fresh, crate::clock::now());
     }
 }
 

@@ -336,7 +336,10 @@ struct Settling {
 
 thread_local! {
     static SETTLING: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    /// Evictions were left to the outer call.
+}
+
+// Evictions were left to the outer call.
+thread_local! {
     static LEFT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 

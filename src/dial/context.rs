@@ -74,7 +74,7 @@ impl fmt::Debug for SlotShare {
 impl DialContext {
     pub(crate) fn new(budget: Budget, slot: Slot) -> Self {
         let lease = Mutex::new(Parts::Alone(Some(Lease::from(slot))));
-        Self { budget, lease, progress: Mutex::default() }
+        Self { budget, lease, progress: Mutex::new(None) }
     }
 
     /// A context of no resource, to test a dialer with. It has a slot, and 63 more.
