@@ -154,8 +154,8 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Exhausted`] at once if `n` is over the limit, or over what the rest of the process leaves of it as it is
-    /// now (see [`effective_limit`](Self::effective_limit)), or 2⁴⁸ and more (2¹⁶ where a word is 32 bits). The same when
+    /// [`AcquireError::Exhausted`] at once if `n` is over the limit, or over what the rest of the process leaves of it at two
+    /// looks in a row (see [`effective_limit`](Self::effective_limit)), or 2⁴⁸ and more (2¹⁶ where a word is 32 bits). The same when
     /// its turn comes, if that has become so. [`AcquireError::Closed`] if the budget is closed.
     #[track_caller]
     pub fn acquire_many(&self, n: usize) -> Acquire<'_> {

@@ -131,8 +131,8 @@ pub enum GetError {
     DialTimeout {
         /// The circumstances.
         details: Box<GetDetails>,
-        /// What the dial was doing, or what of it had failed before, as far as its dialer [said](crate::DialContext::begin_step);
-        /// else the last dial error at the address.
+        /// If the dial's own timeout ended it: what it was doing, or what of it had failed before, as far as its dialer
+        /// [said](crate::DialContext::begin_step). Else the last dial error at the address.
         source: Option<DialError>,
     },
     /// The dial failed; or there was none, because dials have failed before

@@ -83,9 +83,8 @@ struct Growing {
 }
 
 impl Growing {
-    /// How often it looks while nobody waits. Who comes to wait meanwhile has another
-    /// take its place, if it has slept for some time.
-    const NAP: Duration = Duration::from_secs(1);
+    /// How often it looks while nobody waits. Less than [`STALE_AFTER_MS`]: it is at work.
+    const NAP: Duration = Duration::from_millis(300);
 
     /// `None`: another one does, and has done so of late. One whose runtime is not driven is replaced.
     fn begin(ledger: &Arc<Ledger>) -> Option<Self> {

@@ -77,7 +77,8 @@ fn one_that_was_to_see_when_the_process_has_descriptors_again_leaves_nobody_wait
     let (first, second) = (runtime(), runtime());
     first.block_on(async { drop(budget.acquire().await.unwrap()) });
     assert!(budget.effective_limit() < budget.limit());
-    let held: Vec<_> = std::iter::from_fn(|| budget.try_acquire()).collect();
+    let null = || File::open("/dev/null").unwrap();
+    let held: Vec<_> = std::iter::from_fn(|| Some(budget.try_acquire()?.hold(null()))).collect();
     let mut acquire = budget.acquire();
     second.block_on(async { assert!(poll(&mut acquire).is_pending()) });
     drop(first);

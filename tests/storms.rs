@@ -373,6 +373,19 @@ async fn a_loop_of_gets_that_fail_at_once_lets_other_tasks_run() {
     settle().await;
     looping.abort();
     assert!(looping.await.unwrap_err().is_cancelled());
+    let refused =
+        |_: &Address, _: &DialContext| async { Err::<(), _>(DialError::from(ErrorKind::ConnectionRefused)) };
+    let dialer = from_fn(refused, |(), _| Fitness::Fit);
+    let resource = ConnResource::builder("b", dialer).budget(&budget);
+    let resource = resource.backoff(Duration::ZERO, Duration::ZERO).build();
+    let dialing = tokio::spawn(async move {
+        loop {
+            resource.get().await.unwrap_err();
+        }
+    });
+    settle().await;
+    dialing.abort();
+    assert!(dialing.await.unwrap_err().is_cancelled());
     let acquiring = tokio::spawn(async move {
         loop {
             drop(budget.acquire().await.unwrap());

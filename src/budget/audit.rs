@@ -17,6 +17,8 @@ pub(crate) struct Audit {
     lowered: Option<Lowered>,
     /// What the rest of the process leaves, if that is measured.
     ceiling: Option<usize>,
+    /// What it left at the look before.
+    ceiling_before: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -38,9 +40,9 @@ impl Audit {
         self.lowered.is_some() || self.ceiling.is_some_and(|ceiling| ceiling < limit)
     }
 
-    /// Slots that the rest of the process leaves, if that is known.
-    pub(crate) fn ceiling(&self) -> Option<usize> {
-        self.ceiling
+    /// Slots that the rest of the process leaves for longer than from one look to the next, if that is known.
+    pub(crate) fn lasting_ceiling(&self) -> Option<usize> {
+        Some(self.ceiling?.max(self.ceiling_before?))
     }
 
     /// Whether that is since the process ran out, and not by what was measured alone.
@@ -50,7 +52,9 @@ impl Audit {
 
     /// So many slots are what the rest of the process leaves. Returns whether that is news.
     pub(crate) fn leave(&mut self, ceiling: usize) -> bool {
-        self.ceiling.replace(ceiling) != Some(ceiling)
+        let lasting = self.lasting_ceiling();
+        self.ceiling_before = self.ceiling.replace(ceiling);
+        self.ceiling_before != Some(ceiling) || self.lasting_ceiling() != lasting
     }
 
     /// Forgets what running out has taught, and not what was measured.
@@ -109,10 +113,14 @@ mod tests {
     fn what_the_rest_of_the_process_has_lowers_the_limit_and_gives_it_back_at_once() {
         let mut audit = Audit::default();
         assert!(audit.leave(200));
+        assert_eq!(audit.lasting_ceiling(), None, "one look may err");
+        assert!(audit.leave(200), "it lasts");
+        assert_eq!(audit.lasting_ceiling(), Some(200));
         assert!(!audit.leave(200), "no news");
         assert_eq!((audit.effective(100), audit.is_lowered(100)), (100, false));
         assert!(audit.leave(40));
         assert_eq!((audit.effective(100), audit.is_lowered(100)), (40, true));
+        assert_eq!(audit.lasting_ceiling(), Some(200));
         audit.ran_out(100, 30, Tick::from_millis(0));
         assert_eq!(audit.effective(100), 30, "the lower of both");
         assert!(audit.is_taught());

@@ -332,6 +332,8 @@ impl Drop for Closing<'_> {
 /// Marks the ledger that this thread is settling.
 struct Settling {
     outer: usize,
+    /// Whether evictions had been left to the outer one.
+    left: bool,
 }
 
 thread_local! {
@@ -351,7 +353,7 @@ impl Settling {
     fn enter(ledger: &Ledger) -> Option<Self> {
         let this = std::ptr::from_ref(ledger).addr();
         let outer = SETTLING.with(|settling| settling.replace(this));
-        (outer != this).then_some(Self { outer })
+        (outer != this).then(|| Self { outer, left: Self::were_left() })
     }
 
     fn leave_evictions() {
@@ -366,5 +368,6 @@ impl Settling {
 impl Drop for Settling {
     fn drop(&mut self) {
         SETTLING.with(|settling| settling.set(self.outer));
+        LEFT.with(|left| left.set(self.left));
     }
 }

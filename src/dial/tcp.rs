@@ -237,7 +237,7 @@ impl Tcp {
         let addresses = self.addresses(host, port, cx).await?;
         match race::race(&addresses, &self.options, cx).await {
             Ok((stream, winner)) => {
-                if addresses.len() > 1 {
+                if addresses.iter().any(|other| other.is_ipv6() != winner.is_ipv6()) {
                     self.names.note_winner(host, winner.ip());
                 }
                 Ok(stream)
@@ -293,6 +293,7 @@ impl Dial for Tcp {
         if !self.options.local.reaches(peer) {
             return Err(unreached().permanent());
         }
+        cx.begin_step("connecting");
         race::alone(peer, &self.options).await.map_err(DialError::from)
     }
 

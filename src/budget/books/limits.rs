@@ -80,7 +80,7 @@ impl Books {
     /// as the rest of the process has what it has. One for a single slot waits for that.
     pub(super) fn is_in_vain(&self, account: AccountId, weight: usize) -> bool {
         weight > self.attainable(account)
-            || weight > 1 && self.audit.ceiling().is_some_and(|ceiling| weight > ceiling)
+            || weight > 1 && self.audit.lasting_ceiling().is_some_and(|ceiling| weight > ceiling)
     }
 
     /// How many dials may begin besides those under way.

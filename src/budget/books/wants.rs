@@ -151,7 +151,7 @@ impl Books {
 
     fn is_pinched(&self, id: AccountId) -> bool {
         let account = &self.accounts[id];
-        let in_vain = || self.first_weight(account) > self.attainable(id);
+        let in_vain = || self.is_in_vain(id, self.first_weight(account));
         self.barred.contains(&id) && (account.warm + account.participating > 0 || in_vain())
     }
 

@@ -224,6 +224,7 @@ impl Entry {
     pub(super) fn is_no_name(&mut self, lookup: u64) {
         if let Some(answer) = self.answer.as_mut().filter(|_| lookup >= self.answered) {
             answer.is_over = true;
+            self.answered = lookup;
         }
     }
 
@@ -332,6 +333,8 @@ mod tests {
         let lookup = entry.ask();
         entry.is_no_name(lookup);
         assert_eq!(entry.last(PERIOD, now), None, "there is no such name any more");
+        entry.answered(lookup - 1, ips(&[1]), now, now);
+        assert_eq!(entry.last(PERIOD, now), None, "one that began before it says nothing new");
         let lookup = entry.ask();
         assert!(!entry.answered(lookup, ips(&[1]), now, now).1, "nobody has to ask its connections");
         assert_eq!(entry.last(PERIOD, now), Some(ips(&[1]).into()));

@@ -19,7 +19,7 @@ use super::options::Options;
 use crate::Slot;
 use crate::clock;
 use crate::dial::DialContext;
-use crate::error::is_out_of_descriptors;
+use crate::error::{DialError, is_out_of_descriptors};
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub(super) async fn race(
             }
             Err(error) => {
                 let said = format!("{}: {error}; no other address answers", attempt.address);
-                cx.note_failure(io::Error::new(error.kind(), said));
+                cx.note_failure(DialError::new(io::Error::new(error.kind(), said)));
                 failures.push(attempt.failed(race.elapsed(), error));
                 race.give_back();
                 schedule.failed();

@@ -46,15 +46,17 @@ impl<'a, C: Send + 'static> Get<'a, C> {
         if missed.stocks {
             upkeep::restock(self.resource.shared()); // the caller first
         }
-        match done {
-            Some(Ok(conn)) => Poll::Ready(Ok(conn)),
+        let begun = match done {
+            Some(done) => Poll::Ready(done),
+            None => self.poll_slow(cx),
+        };
+        match begun {
             // Else a loop of gets that fail at once would keep all else of its thread from running.
-            Some(Err(error)) if runtime::consume_budget(cx).is_pending() => {
+            Poll::Ready(Err(error)) if runtime::consume_budget(cx).is_pending() => {
                 self.stage = Stage::Failed(error);
                 Poll::Pending
             }
-            Some(Err(error)) => Poll::Ready(Err(error)),
-            None => self.poll_slow(cx),
+            begun => begun,
         }
     }
 

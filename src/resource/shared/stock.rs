@@ -86,8 +86,8 @@ impl<C> Shared<C> {
     pub(crate) fn stock_serves(&self) -> bool {
         let mut state = self.lock();
         let Some(rare) = state.several_mut() else { return true };
-        rare.stock.lives = Health::BEST;
-        rare.stock.awaited.is_none_or(|awaited| awaited <= clock::now())
+        let paused = std::mem::replace(&mut rare.stock.lives, Health::BEST) != Health::BEST;
+        paused || rare.stock.awaited.is_none_or(|awaited| awaited <= clock::now())
     }
 
     /// A dial for the stock has ended. Returns whether it is to be gone on with: after a pause, if it was of no use.
