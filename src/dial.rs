@@ -157,9 +157,9 @@ impl<D: Dial> Dial for Arc<D> {
 pub enum Fitness {
     /// It can be given out.
     Fit,
-    /// Not now, but it is to be kept: all its streams are taken, say. The pool is not told when that changes: a caller
-    /// waiting at `max_conns` is not given a busy connection before it is next put. One that is busy when it is put and handed
-    /// to a waiting caller is closed, and that caller dials with its slot.
+    /// Not now, but it is to be kept: all its streams are taken, say. The pool is not told when that changes: while callers
+    /// wait at the address, it asks again four times a second. One that is busy at the moment it is put and handed to a
+    /// waiting caller is closed, and that caller dials with its slot.
     Busy,
     /// The peer closed it.
     Closed,

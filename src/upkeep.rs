@@ -172,6 +172,9 @@ impl<C: Send + 'static> Haste<C> {
         tokio::time::sleep(HASTE).await;
         let Some(shared) = self.shared.upgrade() else { return false };
         self.counted_on = shared.hasten(HASTE, LONG_WAIT / 2, self.runtime);
+        if self.counted_on {
+            shared.ask_busy(self.runtime);
+        }
         self.counted_on
     }
 }

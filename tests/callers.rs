@@ -315,6 +315,30 @@ async fn who_comes_behind_others_is_refused_as_they_would_be() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_beside_a_busy_connection_gets_it_when_it_is_busy_no_more() {
+    let (budget, script) = (Budget::new(4), Arc::default());
+    let resource = fakes_with("a", &budget, &script).max_conns(1).build();
+    let conn = resource.get().await.unwrap();
+    let handle = conn.handle();
+    *handle.lock().unwrap() = Fitness::Busy;
+    conn.put();
+    let mut get = resource.get();
+    assert!(tokio::time::timeout(Duration::from_secs(2), &mut get).await.is_err());
+    *handle.lock().unwrap() = Fitness::Fit;
+    let conn = tokio::time::timeout(Duration::from_millis(300), get).await.expect("in time").unwrap();
+    assert!(conn.is_reused());
+    *handle.lock().unwrap() = Fitness::Busy;
+    conn.put();
+    let mut get = resource.get();
+    assert!(poll(&mut get).is_pending());
+    *handle.lock().unwrap() = Fitness::Closed;
+    let conn = tokio::time::timeout(Duration::from_millis(300), get).await.expect("in time").unwrap();
+    assert!(!conn.is_reused(), "it dials with its room");
+    drop(conn);
+    assert_at_rest(&budget, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_move_that_a_dialer_tells_of_is_heeded() {
     let watches = AtomicUsize::new(0);
     let watch = move || -> Option<fdpool::dial::Watch> {

@@ -1,7 +1,7 @@
 //! The books of a budget and its children: how many slots each has out, and which addresses have them.
 //! Decides and keeps count: of slots in [`mod@slots`]; what there is to give is in [`limits`] and [`floors`], who wants it in
-//! [`seats`] and [`mod@wants`], who is served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and cells, wakes nobody, closes
-//! nothing.
+//! [`seats`] and [`mod@wants`], who is served in [`turns`], who has to go in [`evict`]. Takes no lock but those of members and
+//! cells, wakes nobody, closes nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};

@@ -107,7 +107,7 @@ impl DialContext {
     ///
     /// Such a handle is often not ready for its next use at the moment its last answer has been read; wait for that
     /// (hyper's `SendRequest::ready`) before it is put, or it rests as [`Busy`](crate::Fitness::Busy), and is closed if
-    /// somebody waits for it.
+    /// a caller waits for it at that moment.
     ///
     /// The slot then stays where the descriptor is. A connection that is closed, or evicted, while its
     /// descriptor is still open counts as closing until the value is dropped.

@@ -242,7 +242,7 @@ impl<C> Shared<C> {
     }
 
     #[inline]
-    fn check(entry: &mut Entry<C>, now: Tick, tick: Span) -> Fitness {
+    pub(super) fn check(entry: &mut Entry<C>, now: Tick, tick: Span) -> Fitness {
         let cx = CheckContext::new(now.nanos_since(entry.record.rested), tick.nanos());
         entry.conn.as_mut().map_or(Fitness::Broken, |conn| entry.shared.dialer.check(conn, &cx))
     }

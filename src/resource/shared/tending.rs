@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::{Shared, State};
 use crate::budget::partition::Partition;
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
 use crate::conn::Entry;
 use crate::dial::Fitness;
-use crate::resource::settings::Settings;
+use crate::resource::settings::{Settings, Span};
+use crate::runtime;
 use crate::stats::Event;
 use crate::sync::Ordering;
 use crate::upkeep::{self, Bell, Cause, Findings, Tended};
@@ -41,6 +42,30 @@ impl<C: Send + 'static> Shared<C> {
             lent.one_less();
         }
         closed
+    }
+
+    /// Callers wait, and connections rest that were found busy: asks whether they still are. Those of another runtime are
+    /// asked about there.
+    pub(crate) fn ask_busy(&self, runtime: runtime::Id) {
+        let busy = self.lend(|entry| entry.busy && entry.runtime.is_none_or(|at| at == runtime));
+        let mut lent = Lent { shared: self, number: busy.len() };
+        let (now, tick) = (clock::now(), Span::new(clock::resolution()));
+        for mut entry in busy {
+            let checked = catch_unwind(AssertUnwindSafe(|| Self::check(&mut entry, now, tick)));
+            let fitness = checked.unwrap_or_else(|_panic| {
+                self.count(Event::Panic);
+                Fitness::Broken
+            });
+            match fitness.end() {
+                Some(event) => entry.discard(event),
+                None => {
+                    entry.busy = fitness == Fitness::Busy;
+                    let news = !entry.busy;
+                    Self::rest(entry, news);
+                }
+            }
+            lent.one_less(); // afterwards, as above
+        }
     }
 
     /// Asks the dialer whether an idle connection is still fit, and has its stream wake the keeper from now on. `Some`: it is not.
