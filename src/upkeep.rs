@@ -78,7 +78,7 @@ struct Growing {
     ledger: Weak<Ledger>,
     /// When it did last, by which it knows whether another has taken its place. `None`: it is over.
     last: Option<u64>,
-    /// A thread ends by itself, or cannot be had.
+    /// A thread has it, or was to: no other takes over.
     is_thread: bool,
 }
 
