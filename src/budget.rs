@@ -162,8 +162,8 @@ impl Budget {
         Acquire::new(&self.partition, n, Location::caller())
     }
 
-    /// A slot, if there is one at once: never waits, and never overtakes who waits. May close an idle
-    /// connection for it.
+    /// A slot, if there is one at once: never waits, and never overtakes who waits. May close an idle connection for it; where
+    /// that one's descriptor is in [other hands](crate::DialContext::hold), there is none all the same.
     #[track_caller]
     pub fn try_acquire(&self) -> Option<Slot> {
         acquire::at_once(&self.partition, 1, Location::caller())
@@ -196,7 +196,7 @@ impl Budget {
 
     /// A [`child`](Self::child) for which `at_least` of this budget's slots are kept, whoever else waits: nobody else
     /// is granted them, and no idle connection of the child is closed for others of this budget that would leave it with
-    /// fewer; a limit that shrinks takes those last. Those that were out when the child was made come to it as they come
+    /// fewer; a limit that shrinks takes those last. Slots that others had when the child was made come to it as they come
     /// back. At most `at_most` are kept, and no more than this budget's limit when the child is made.
     ///
     /// What is kept for a child is lost to the others while it does not use it. A request of theirs for more than is left by

@@ -1,4 +1,5 @@
-//! Which tokio runtime this is: a stream works on the one it was made on, and on no other.
+//! What tokio is asked: which of its runtimes this is, for a stream works on the one it was made on and on no other; and whether
+//! other tasks are to have their turn first.
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};

@@ -360,40 +360,36 @@ async fn without_pauses_nobody_waits_for_an_address_to_be_well() {
     assert_eq!(script.begun(), 1);
 }
 
+/// Something that ends only if it lets other tasks run.
+async fn is_aborted(endless: impl Future<Output = ()> + Send + 'static) {
+    let looping = tokio::spawn(endless);
+    settle().await;
+    looping.abort();
+    assert!(looping.await.unwrap_err().is_cancelled());
+}
+
+async fn fails_for_ever<C: Send + std::fmt::Debug + 'static>(resource: ConnResource<C>) {
+    loop {
+        resource.get().await.unwrap_err();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_loop_of_gets_that_fail_at_once_lets_other_tasks_run() {
     let (budget, remote) = (Budget::new(10), Arc::new(Remote::default()));
     remote.down.store(true, Ordering::Relaxed);
-    let resource = remote.resource(&budget).build();
-    let looping = tokio::spawn(async move {
-        loop {
-            resource.get().await.unwrap_err();
-        }
-    });
-    settle().await;
-    looping.abort();
-    assert!(looping.await.unwrap_err().is_cancelled());
+    is_aborted(fails_for_ever(remote.resource(&budget).build())).await;
     let refused =
         |_: &Address, _: &DialContext| async { Err::<(), _>(DialError::from(ErrorKind::ConnectionRefused)) };
     let dialer = from_fn(refused, |(), _| Fitness::Fit);
-    let resource = ConnResource::builder("b", dialer).budget(&budget);
-    let resource = resource.backoff(Duration::ZERO, Duration::ZERO).build();
-    let dialing = tokio::spawn(async move {
-        loop {
-            resource.get().await.unwrap_err();
-        }
-    });
-    settle().await;
-    dialing.abort();
-    assert!(dialing.await.unwrap_err().is_cancelled());
-    let acquiring = tokio::spawn(async move {
+    let without_pauses = ConnResource::builder("b", dialer).backoff(Duration::ZERO, Duration::ZERO);
+    is_aborted(fails_for_ever(without_pauses.budget(&budget).build())).await;
+    is_aborted(async move {
         loop {
             drop(budget.acquire().await.unwrap());
         }
-    });
-    settle().await;
-    acquiring.abort();
-    assert!(acquiring.await.unwrap_err().is_cancelled());
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,5 @@
-//! What the books know of an address, and it of them. Knows neither connections nor what is done with a slot.
+//! What the books know of an address, and of a connection on its way out; and what an address knows of the books. Knows the
+//! insides of neither.
 
 use std::sync::Arc;
 use std::task::Waker;

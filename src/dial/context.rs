@@ -110,7 +110,8 @@ impl DialContext {
     /// a caller waits for it at that moment.
     ///
     /// The slot then stays where the descriptor is. A connection that is closed, or evicted, while its
-    /// descriptor is still open counts as closing until the value is dropped.
+    /// descriptor is still open counts as closing until the value is dropped. Whoever it was evicted for waits for that for
+    /// 250 ms; then another goes.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! One address: what it keeps is in [`mod@state`] and [`callers`], how connections are given out and back in [`reuse`] and
+//! One address: what it keeps is in [`mod@state`], [`callers`] and [`rare`], how connections are given out and back in [`reuse`] and
 //! [`rest`], the callers in line in [`mod@line`] and [`haste`], their dials in [`dials`], those of its stock in [`stock`], what
 //! the keeper does in [`mod@tending`]. Decides under the locks, in the order ledger, address, cell; closes, wakes and logs after
 //! them.

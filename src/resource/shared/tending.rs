@@ -1,5 +1,6 @@
-//! Idle connections as the keeper looks after them. It takes out what it looks at, since dialers are asked outside of
-//! the lock; a caller that comes meanwhile waits for it rather than dial.
+//! Idle connections as they are looked after: by the keeper; and those found busy, while callers wait, by the task that hastens.
+//! What is looked at is taken out, since dialers are asked outside of the lock; a caller that comes meanwhile waits for it
+//! rather than dial.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
